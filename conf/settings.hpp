@@ -1,0 +1,115 @@
+#pragma once
+// Every setting of the gateway as a plain value: default, unit, range and consequence beside each. conf/load.hpp fills it
+// from a TOML file and from flags; after start it is read-only and shared by all threads. The file's names are the names
+// here, without the unit where the value carries one ("30s", "16KiB").
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace latchkey::conf {
+
+using std::chrono::milliseconds;
+
+// Where a listener binds or a target lives. `port` 0 lets the kernel choose (tests).
+struct endpoint {
+    std::string host = "127.0.0.1";  // literal IPv4 or IPv6 (without brackets), or a name for targets
+    std::uint16_t port = 0;
+};
+
+// One upstream server: "http://host[:port][/base]". `base_path` has no trailing slash and is put before the forwarded path.
+struct target {
+    endpoint at;
+    std::string base_path;
+};
+
+// Waits on the client's side. Each is an upper bound; a sweep every 100 ms enforces it, so it may be that much late.
+struct client_deadlines {
+    milliseconds head{10'000};         // `head` 100ms..1h: first byte to the end of the head, absolute; then 408 and close
+    milliseconds idle{60'000};         // `idle` 100ms..24h: kept-alive connection without a request; then close
+    milliseconds body_stall{30'000};   // `body_stall` 100ms..1h: no body byte from the client; then 408 (or close) and abort
+    milliseconds write_stall{60'000};  // `write_stall` 100ms..1h: client takes no byte of the response; then close
+    milliseconds request{300'000};     // `request` 0 (none) or 1s..24h: first head byte to the request body's last; then 408
+};
+
+// Waits on the upstream's side; an api may set its own.
+struct upstream_deadlines {
+    milliseconds connect{5'000};         // `connect` 50ms..5min: TCP connect; then the next target, at last 504
+    milliseconds response_head{60'000};  // `response_head` 100ms..1h: request sent to response head; then 504
+    milliseconds body_stall{60'000};     // `body_stall` 100ms..1h: no byte of the response body; then close
+    milliseconds idle{55'000};           // `idle` 100ms..1h: pooled connection unused; then closed. Keep below the upstream's own
+};
+
+// What one client may cost.
+struct limits {
+    std::uint32_t head_bytes = 16 * 1024;   // `head_bytes` 1KiB..64KiB: request head; more is 431 (414 for the line alone)
+    std::uint32_t target_bytes = 8 * 1024;  // `target_bytes` 64..head_bytes: request target; more is 414
+    std::uint32_t fields = 100;             // `fields` 8..1000: header fields of a request or response; more is 431 / 502
+    std::uint64_t body_bytes = 0;           // `body_bytes` 0 (no limit) or up to 2^63: request body; more is 413
+    std::uint32_t connections = 10'000;     // `connections` 1..1000000: client connections in all; capped by the descriptor limit
+    std::uint32_t connections_per_address = 0;      // `connections_per_address` 0 (no limit) or more: from one IP (IPv6: one /64)
+    std::uint32_t requests_in_flight = 0;           // `requests_in_flight` 0 (no limit): more is 503 with Retry-After
+    std::uint64_t requests_per_connection = 0;      // `requests_per_connection` 0 (no limit): then Connection: close
+    std::uint32_t response_head_bytes = 32 * 1024;  // `response_head_bytes` 1KiB..64KiB: upstream's head; more is 502
+};
+
+enum class encoded_slash : std::uint8_t { refuse, keep };
+enum class host_header : std::uint8_t { client, upstream };
+
+// What is routed to: `[[api]]`.
+struct api {
+    std::string name = "default";  // unique; 1..64 of A-Za-z0-9._-; appears in usage records
+    std::vector<std::string>
+        hosts;  // lower-case host names without port, "*.example.com" for any one label or more; empty: any host
+    std::vector<std::string> path_prefixes;  // each starts with '/'; matches whole segments; empty: every path. Longest wins
+    bool strip_prefix = false;               // true: the matched prefix is not forwarded
+    std::vector<target> upstreams;           // 1 or more, taken in turn
+    host_header host = host_header::client;  // which Host the upstream sees
+    encoded_slash slashes = encoded_slash::refuse;  // %2F in a path: 400, or forwarded as it stands
+    bool require_key = true;                        // false: open to everyone (a key that is sent is still removed)
+    bool forward_key = false;                       // true: X-API-KEY goes to the upstream too (law 4)
+    upstream_deadlines deadlines;
+    std::uint64_t body_bytes = 0;              // 0: limits.body_bytes holds
+    std::uint32_t connections_per_target = 0;  // upstream connections per worker and target; 0: no limit beyond need
+    std::uint32_t idle_per_target = 128;       // pooled idle connections kept per worker and target
+};
+
+struct key_settings {
+    std::string prefix = "lk";       // 2..16 of a-z0-9: new keys are `<prefix>_...`
+    bool bearer = false;             // true: `Authorization: Bearer <key>` is taken too
+    std::string realm = "latchkey";  // visible ASCII without quotes; in WWW-Authenticate
+};
+
+enum class ring_full : std::uint8_t { drop, refuse };
+
+struct usage_settings {
+    std::uint64_t ring_bytes = 16ULL << 20;  // `ring_bytes` 64KiB..1GiB per worker, on tmpfs
+    std::string ring_dir;                    // empty: $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR, /dev/shm (the first that is a tmpfs)
+    milliseconds flush_interval{1'000};      // 10ms..1min: what a power cut can cost
+    ring_full when_full = ring_full::drop;   // drop: newest records are dropped and counted; refuse: requests get 503
+    std::uint32_t retention_days = 0;        // 0: kept for ever; else blocks older than this are removed
+};
+
+struct log_settings {
+    std::string level = "info";  // debug, info, warning, error, off
+    std::string file;            // empty: stderr
+    bool json = true;
+};
+
+struct settings {
+    std::vector<endpoint> listen{{"127.0.0.1", 8080}};  // `listen`
+    endpoint admin_listen{"127.0.0.1", 8081};           // `admin_listen`: /livez, /readyz, /metrics; loopback by default
+    std::string data_dir = "latchkey-data";             // `data_dir`: keys.db, usage.db, admin.sock
+    std::uint32_t workers = 0;                          // `workers` 0: one a core; else 1..256
+    std::vector<std::string> trusted_proxies;           // addresses or CIDR whose X-Forwarded-* and Forwarded are appended to
+    milliseconds drain{30'000};                         // `drain` 0..1h: SIGTERM to hard stop
+    limits limit;                                       // [limits]
+    client_deadlines client;                            // [client]
+    key_settings keys;                                  // [keys]
+    usage_settings usage;                               // [usage]
+    log_settings log;                                   // [log]
+    std::vector<api> apis;                              // [[api]]
+};
+
+}  // namespace latchkey::conf

@@ -1,0 +1,98 @@
+#pragma once
+// The keys as workers see them: an array of shards, each immutable once published and shared by all workers. A change builds
+// its one shard anew. A shard holds the digests that begin with its 10 bits, so its rows are one range of the store's index.
+//
+// Threads: a key_shard is read by any number of threads at once and never written. A key_table belongs to one worker.
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "keystore/key_format.hpp"
+
+namespace latchkey::keystore {
+
+inline constexpr std::size_t shard_bits = 10;
+inline constexpr std::size_t shard_count = std::size_t{1} << shard_bits;
+
+// The shard a digest belongs to: its first 10 bits, big-endian.
+constexpr std::size_t shard_of(digest const& d) noexcept {
+    return (static_cast<std::size_t>(d[0]) << 2U) | (static_cast<std::size_t>(d[1]) >> 6U);
+}
+
+enum class key_state : std::uint8_t { active, revoked, disabled };
+
+// What a worker needs of a key. The views live as long as the shard they came from.
+struct key_view {
+    std::string_view key_id;
+    std::string_view application_id;
+    std::string_view application;  // its name as given (UTF-8)
+    std::string_view username;     // the name percent-encoded where it is not visible ASCII (X-Consumer-Username)
+    std::int64_t expires_ms = 0;   // wall clock; 0: never
+    key_state state = key_state::active;
+};
+
+// One row to build from. Strings are copied; application names are 1..200 bytes, ids 1..64.
+struct key_entry {
+    digest hash{};
+    std::string key_id;
+    std::string application_id;
+    std::string application;
+    std::int64_t expires_ms = 0;
+    key_state state = key_state::active;
+};
+
+class key_shard {
+  public:
+    // One contiguous block of memory, about 45 bytes a key beside its texts.
+    explicit key_shard(std::vector<key_entry> const& entries);
+
+    // Compares the whole digest. No allocation. True and `out` set where the digest is in the shard, whatever its state.
+    bool find(digest const& d, key_view& out) const noexcept;
+
+    std::size_t size() const noexcept { return size_; }
+
+  private:
+    std::unique_ptr<unsigned char[]> memory_;
+    std::size_t size_ = 0;
+    // the rest is the implementer's
+    std::uint32_t slot_mask_ = 0;
+    std::size_t text_offset_ = 0;
+};
+
+// A published change: shard number and its new content.
+struct shard_update {
+    std::size_t index = 0;
+    std::shared_ptr<key_shard const> shard;
+};
+
+class key_table {
+  public:
+    // Every shard empty.
+    key_table() = default;
+
+    // `out` is valid until the next apply().
+    bool find(digest const& d, key_view& out) const noexcept {
+        auto const& shard = shards_[shard_of(d)];
+        return shard && shard->find(d, out);
+    }
+
+    // Swaps in the shards and counts the revision up by one, so that whoever remembers a key_view can tell that it is old.
+    void apply(std::vector<shard_update> const& updates);
+
+    std::uint64_t revision() const noexcept { return revision_; }
+    std::size_t size() const noexcept;
+
+  private:
+    std::array<std::shared_ptr<key_shard const>, shard_count> shards_{};
+    std::uint64_t revision_ = 1;
+};
+
+// `name` with every byte outside 0x21..0x7e, and '%', as %XX (RFC 3986 section 2.1).
+std::string percent_encoded(std::string_view name);
+
+}  // namespace latchkey::keystore

@@ -1,0 +1,54 @@
+#pragma once
+// `usage.db`: usage records in compressed, checksummed blocks of thousands, and each ring's cursor, in SQLite (WAL). A block and
+// the cursor behind it go in by one transaction, so a restart after any kill counts nothing twice and loses nothing.
+// Block format: see block.hpp.
+//
+// Threads: a journal object belongs to one thread; any number of objects and processes may have the same file open, one writing.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/error.hpp"
+#include "usage/record.hpp"
+
+namespace latchkey::usage {
+
+struct block_meta {
+    std::uint64_t records = 0;
+    std::int64_t first_ms = 0;  // least and greatest time in the block
+    std::int64_t last_ms = 0;
+};
+
+class journal {
+  public:
+    enum class mode { read_write, read_only };
+    static result<std::unique_ptr<journal>> open(std::string const& file, mode);
+    ~journal();
+    journal(journal const&) = delete;
+    journal& operator=(journal const&) = delete;
+
+    // One transaction: the block, and "ring `ring_id` is journalled up to `cursor`".
+    result<void> append(std::string_view ring_id, std::uint64_t cursor, block_meta const&, std::string_view block);
+    // The cursor of a ring; nullopt: never seen.
+    result<std::optional<std::uint64_t>> cursor_of(std::string_view ring_id);
+    result<void> forget_ring(std::string_view ring_id);
+    // Removes blocks whose last record is older than `before_ms`; returns how many records went.
+    result<std::uint64_t> remove_before(std::int64_t before_ms);
+
+    // Visits blocks that may hold records of [from_ms, to_ms), in order of appending; `visit` false stops. The block is
+    // already decompressed and its checksum proven; a damaged one is reported to `damaged` and skipped.
+    result<void> each_block(std::int64_t from_ms, std::int64_t to_ms, std::function<bool(std::string_view packed)> const& visit,
+                            std::function<void(std::int64_t block_id, std::string_view why)> const& damaged);
+    result<std::uint64_t> record_count();
+
+  private:
+    struct impl;
+    explicit journal(std::unique_ptr<impl>);
+    std::unique_ptr<impl> impl_;
+};
+
+}  // namespace latchkey::usage
