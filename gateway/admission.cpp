@@ -1,0 +1,61 @@
+#include "gateway/admission.hpp"
+
+#include <algorithm>
+
+#include "gateway/text.hpp"
+
+namespace latchkey::gateway {
+namespace {
+
+// The token of "Bearer <token>" (RFC 6750 section 2.1); empty where the field is of another scheme.
+std::string_view bearer_token(std::string_view value) noexcept {
+    constexpr std::string_view scheme = "bearer ";
+    if (value.size() <= scheme.size() || !equals_lower(value.substr(0, scheme.size()), scheme)) return {};
+    return trimmed(value.substr(scheme.size()));
+}
+
+}  // namespace
+
+void identity::assign(keystore::key_view const& k) noexcept {
+    char* at = text_.data();
+    auto const put = [&at](std::string_view s, std::size_t most) {
+        std::size_t const n = std::min(s.size(), most);
+        std::memcpy(at, s.data(), n);
+        at += n;
+        return static_cast<std::uint16_t>(n);
+    };
+    key_id_ = put(k.key_id, 64);
+    application_id_ = put(k.application_id, 64);
+    application_ = put(k.application, 200);
+    known_ = true;
+}
+
+refusal admit(head const& h, conf::key_settings const& settings, keystore::key_table const& table, std::int64_t wall_ms,
+              identity& who, keystore::key_view& found) noexcept {
+    std::string_view key;
+    unsigned keys = 0;
+    for (field const& f : h) {
+        if (f.id == field_id::api_key) {
+            key = f.value;
+            ++keys;
+        } else if (f.id == field_id::authorization && settings.bearer) {
+            if (auto const token = bearer_token(f.value); !token.empty()) {
+                key = token;
+                ++keys;
+            }
+        }
+    }
+    if (keys == 0) return refusal::key_missing;
+    if (keys > 1) return refusal::duplicate_key;
+    if (key.empty()) return refusal::key_missing;
+
+    using keystore::key_shape;
+    auto const shape = keystore::shape_of(key, settings.prefix);
+    if (shape == key_shape::malformed || shape == key_shape::bad_checksum) return refusal::key_invalid;
+    if (!table.find(keystore::digest_of(key), found)) return refusal::key_invalid;
+    who.assign(found);
+    bool const expired = found.expires_ms != 0 && wall_ms >= found.expires_ms;
+    return found.state == keystore::key_state::active && !expired ? refusal::none : refusal::key_invalid;
+}
+
+}  // namespace latchkey::gateway

@@ -1,0 +1,41 @@
+#pragma once
+// Who asks: finds the one API key of a request and looks it up. Pure but for the table; no allocation.
+
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <string_view>
+
+#include "conf/settings.hpp"
+#include "gateway/head.hpp"
+#include "gateway/refusal.hpp"
+#include "keystore/key_table.hpp"
+
+namespace latchkey::gateway {
+
+// Who a request turned out to come from. Copies: the table may change while the exchange runs.
+class identity {
+  public:
+    void clear() noexcept { known_ = false; }
+    void assign(keystore::key_view const&) noexcept;
+
+    bool known() const noexcept { return known_; }
+    std::string_view key_id() const noexcept { return {text_.data(), key_id_}; }
+    std::string_view application_id() const noexcept { return {text_.data() + key_id_, application_id_}; }
+    std::string_view application() const noexcept { return {text_.data() + key_id_ + application_id_, application_}; }
+
+  private:
+    bool known_ = false;
+    std::uint16_t key_id_ = 0;
+    std::uint16_t application_id_ = 0;
+    std::uint16_t application_ = 0;
+    std::array<char, 64 + 64 + 200> text_;
+};
+
+// Decides on the key of `h`. On success, and where a known key may not be used (revoked, expired), `who` is set; callers are
+// told the same for every bad key (conventions: the caller cannot tell unknown from disabled). `key` views into `found` are valid
+// until the table changes.
+refusal admit(head const& h, conf::key_settings const&, keystore::key_table const&, std::int64_t wall_ms, identity& who,
+              keystore::key_view& found) noexcept;
+
+}  // namespace latchkey::gateway

@@ -1,0 +1,85 @@
+#pragma once
+// Buffers that a worker lends while bytes are in hand; an idle connection holds none. Two sizes: `small` (a head with room
+// behind it) and `large` (long bodies). Large ones are counted: when all are lent, callers go on with small ones, so memory has
+// a bound whatever clients do. One thread.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+namespace latchkey::gateway {
+
+class buffer_pool;
+
+// Owns one buffer of a pool, or nothing. Returns it on destruction.
+class lease {
+  public:
+    lease() = default;
+    lease(lease&& other) noexcept
+        : pool_(std::exchange(other.pool_, nullptr)),
+          data_(std::exchange(other.data_, nullptr)),
+          size_(std::exchange(other.size_, 0)) {}
+    lease& operator=(lease&& other) noexcept {
+        if (this != &other) {
+            reset();
+            pool_ = std::exchange(other.pool_, nullptr);
+            data_ = std::exchange(other.data_, nullptr);
+            size_ = std::exchange(other.size_, 0);
+        }
+        return *this;
+    }
+    ~lease() { reset(); }
+
+    explicit operator bool() const noexcept { return data_ != nullptr; }
+    char* data() const noexcept { return data_; }
+    std::size_t size() const noexcept { return size_; }
+    void reset() noexcept;
+
+  private:
+    friend class buffer_pool;
+    lease(buffer_pool* pool, char* data, std::size_t size) noexcept : pool_(pool), data_(data), size_(size) {}
+    buffer_pool* pool_ = nullptr;
+    char* data_ = nullptr;
+    std::size_t size_ = 0;
+};
+
+class buffer_pool {
+  public:
+    buffer_pool(std::size_t small_bytes, std::size_t large_bytes, std::size_t large_max);
+    ~buffer_pool();
+    buffer_pool(buffer_pool const&) = delete;
+    buffer_pool& operator=(buffer_pool const&) = delete;
+
+    lease small();
+    // A large buffer, or a small one where all large ones are lent.
+    lease large();
+
+    // Frees unused buffers beyond `keep_small`, and half of the unused large ones. The sweep calls it.
+    void trim(std::size_t keep_small) noexcept;
+
+    std::size_t small_bytes() const noexcept { return small_bytes_; }
+    std::size_t large_bytes() const noexcept { return large_bytes_; }
+    std::size_t lent() const noexcept { return lent_; }  // buffers out now, of either size
+
+  private:
+    friend class lease;
+    void give_back(char* data, std::size_t size) noexcept;
+
+    std::size_t small_bytes_;
+    std::size_t large_bytes_;
+    std::size_t large_max_;
+    std::size_t large_lent_ = 0;
+    std::size_t lent_ = 0;
+    std::vector<char*> free_small_;
+    std::vector<char*> free_large_;
+};
+
+inline void lease::reset() noexcept {
+    if (data_) pool_->give_back(std::exchange(data_, nullptr), size_);
+    pool_ = nullptr;
+    size_ = 0;
+}
+
+}  // namespace latchkey::gateway

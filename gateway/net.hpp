@@ -1,0 +1,23 @@
+#pragma once
+// The names that this room uses of Asio, in one place.
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/address.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/system/error_code.hpp>
+
+namespace latchkey::gateway {
+
+namespace asio = boost::asio;
+using boost::system::error_code;
+using io_context = asio::io_context;
+using tcp_endpoint = asio::ip::tcp::endpoint;
+using ip_address = asio::ip::address;
+
+struct io_result {
+    error_code ec;
+    std::size_t n = 0;
+};
+
+}  // namespace latchkey::gateway

@@ -1,0 +1,78 @@
+#include "gateway/refusal.hpp"
+
+#include <array>
+#include <cassert>
+
+#include "gateway/text.hpp"
+
+namespace latchkey::gateway {
+namespace {
+
+constexpr std::array<refusal_text, static_cast<std::size_t>(refusal::count_)> table{{
+    {200, "OK", "none", "", false, false, 0},
+    {400, "Bad Request", "malformed_request", "The request is not well-formed HTTP/1.1.", true, false, 0},
+    {400, "Bad Request", "ambiguous_framing", "The request's length could be read in two ways.", true, false, 0},
+    {400, "Bad Request", "invalid_chunk", "The chunked request body is not well-formed.", true, false, 0},
+    {400, "Bad Request", "invalid_host", "The request needs exactly one valid Host that agrees with its target.", true, false, 0},
+    {400, "Bad Request", "invalid_target", "The request target is not a valid path.", true, false, 0},
+    {400, "Bad Request", "forbidden_field", "The request has a field that clients may not send.", true, false, 0},
+    {501, "Not Implemented", "unknown_transfer_coding", "The only transfer coding taken is chunked.", true, false, 0},
+    {505, "HTTP Version Not Supported", "version_not_supported", "The versions taken are HTTP/1.0 and HTTP/1.1.", true, false, 0},
+    {405, "Method Not Allowed", "method_not_allowed", "CONNECT and TRACE are not passed on.", true, false, 0},
+    {417, "Expectation Failed", "expectation_failed", "The only expectation taken is 100-continue.", true, false, 0},
+    {431, "Request Header Fields Too Large", "head_too_large", "The request's header section is too large.", true, false, 0},
+    {431, "Request Header Fields Too Large", "too_many_fields", "The request has too many header fields.", true, false, 0},
+    {414, "URI Too Long", "target_too_long", "The request target is too long.", true, false, 0},
+    {413, "Content Too Large", "body_too_large", "The request body is larger than this API takes.", true, false, 0},
+    {408, "Request Timeout", "head_timeout", "The request head did not arrive in time.", true, false, 0},
+    {408, "Request Timeout", "body_timeout", "The request body did not arrive in time.", true, false, 0},
+    {401, "Unauthorized", "key_missing", "Send your API key in the X-API-KEY header.", false, true, 0},
+    {401, "Unauthorized", "key_invalid", "The API key is not valid.", false, true, 0},
+    {401, "Unauthorized", "duplicate_key", "Send exactly one API key.", false, true, 0},
+    {404, "Not Found", "no_route", "No API is served at this host and path.", false, false, 0},
+    {502, "Bad Gateway", "upstream_unreachable", "The API behind the gateway cannot be reached.", false, false, 0},
+    {502, "Bad Gateway", "upstream_reset", "The API behind the gateway broke off before it answered.", false, false, 0},
+    {502, "Bad Gateway", "upstream_invalid", "The API behind the gateway gave an invalid response.", false, false, 0},
+    {504, "Gateway Timeout", "upstream_connect_timeout", "The API behind the gateway did not accept the connection in time.",
+     false, false, 0},
+    {504, "Gateway Timeout", "upstream_timeout", "The API behind the gateway did not answer in time.", false, false, 0},
+    {503, "Service Unavailable", "overloaded", "The gateway is at its limit; try again shortly.", false, false, 1},
+    {503, "Service Unavailable", "usage_full", "The gateway cannot keep account of requests at the moment.", false, false, 1},
+    {503, "Service Unavailable", "shutting_down", "The gateway is shutting down.", true, false, 1},
+}};
+static_assert(table.back().status == 503);
+
+}  // namespace
+
+refusal_text const& text_of(refusal r) noexcept { return table[static_cast<std::size_t>(r)]; }
+
+std::size_t write_refusal(char* out, refusal r, refusal_context const& c) noexcept {
+    auto const& t = text_of(r);
+    bool const close = t.close || c.close;
+
+    std::array<char, 768> body_space;
+    writer body(body_space.data(), body_space.size());
+    body << R"({"type":"urn:latchkey:problem:)" << t.code << R"(","title":")" << t.reason << R"(","status":)" << number(t.status)
+         << R"(,"detail":")" << t.detail << R"(","instance":"urn:latchkey:request:)" << c.request_id << R"(","code":")" << t.code
+         << R"(","request_id":")" << c.request_id << "\"}\n";
+
+    writer w(out, refusal_bytes_max);
+    w << "HTTP/1.1 " << number(t.status) << " " << t.reason
+      << "\r\nContent-Type: application/problem+json\r\nCache-Control: no-store\r\nDate: " << c.date;
+    if (t.challenge) {
+        w << "\r\nWWW-Authenticate: ApiKey realm=\"" << c.realm << "\"";
+        if (c.bearer) w << ", Bearer realm=\"" << c.realm << "\"";
+    }
+    if (r == refusal::method_not_allowed) w << "\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+    if (t.retry_after_s) w << "\r\nRetry-After: " << number(t.retry_after_s);
+    if (close)
+        w << "\r\nConnection: close";
+    else if (c.http_1_0)
+        w << "\r\nConnection: keep-alive";
+    w << "\r\nX-Request-Id: " << c.request_id << "\r\nContent-Length: " << number(body.size()) << "\r\n\r\n";
+    if (!c.head_only) w << body.view();
+    assert(!w.overflowed() && !body.overflowed());
+    return w.size();
+}
+
+}  // namespace latchkey::gateway

@@ -1,0 +1,501 @@
+// The upstream half of a session's walk: lease a connection, send the request, read the answer, stream both bodies.
+
+#include <sys/socket.h>
+
+#include <algorithm>
+
+#include "base/clock.hpp"
+#include "base/log.hpp"
+#include "gateway/rewrite.hpp"
+#include "gateway/session.hpp"
+#include "gateway/worker.hpp"
+
+namespace latchkey::gateway {
+namespace {
+
+constexpr unsigned interim_max = 16;  // 1xx responses before the final one (fault U11)
+
+std::int64_t ns(conf::milliseconds d) noexcept { return d.count() * 1'000'000; }
+
+bool would_block(error_code const& ec) noexcept { return ec == asio::error::would_block; }
+
+// Who ended a response that had begun, when its upstream connection gave no more.
+usage::outcome blame(exchange const& x) noexcept {
+    if (x.upload_failure == refusal::body_timeout) return usage::outcome::timed_out;
+    return x.client_gone || x.upload_failure != refusal::none ? usage::outcome::client_aborted : usage::outcome::upstream_aborted;
+}
+
+}  // namespace
+
+// --- Lease, send, read: twice where a pooled connection turned out to be stale.
+
+task<refusal> session::ask_upstream(exchange& x) {
+    for (bool fresh = false;; fresh = true) {
+        refusal why = co_await lease_upstream(x, fresh);
+        if (why == refusal::none) why = co_await send_request(x);
+        if (why == refusal::none) why = co_await read_answer(x);
+        bool const again = why == refusal::upstream_reset && may_retry(x);
+        if (!again) co_return why;
+        if (x.uploading) {
+            stop_upload(x);
+            co_await x.upload_done;
+            x.upload_done.reset();
+            x.stop_uploading = false;
+            if (x.client_gone || x.upload_failure != refusal::none) co_return x.upload_failure;
+        }
+        x.up->to().discard(x.up);
+        x.up = nullptr;
+        x.up_bytes = 0;
+        x.upstream_deaf = false;
+        x.retried = true;
+        w_.count().upstream_retries.add();
+    }
+}
+
+// Whether the request may be sent once more: nothing of an answer came, all that was sent is still in hand, and the upstream
+// either may see it twice (RFC 9110 section 9.2.2) or provably saw nothing of it.
+bool session::may_retry(exchange const& x) const noexcept {
+    if (!x.up || !x.up->reused || x.retried || x.head_sent || x.client_gone) return false;
+    if (x.body_seen != x.body.size()) return false;  // some of the body was read, sent and let go
+    return x.idempotent || !x.up->peer_has_bytes();
+}
+
+task<refusal> session::lease_upstream(exchange& x, bool fresh) {
+    target_group& group = w_.group(x.api_index);
+    std::uint64_t tried = 0;
+    refusal why = refusal::upstream_unreachable;
+    while (target* const to = group.choose(last_ns_, tried)) {
+        tried |= group.bit_of(*to);
+        if (!fresh) x.up = to->take_idle();
+        if (!x.up) {
+            if (to->at_limit()) {
+                why = refusal::overloaded;
+                continue;
+            }
+            target::connected const c = co_await to->connect(steady_ns());
+            if (!c.connection) {
+                to->failed(steady_ns());
+                why = c.ec == asio::error::timed_out ? refusal::upstream_connect_timeout : refusal::upstream_unreachable;
+                if (w_.closing()) co_return refusal::shutting_down;
+                if (tried == 0) break;
+                continue;
+            }
+            to->succeeded();
+            x.up = c.connection;
+            x.asked_ns = steady_ns();
+            if (w_.closing()) co_return refusal::shutting_down;
+        }
+        // A request that cannot be sent twice gets no connection that has ended already.
+        if (x.up->reused && !x.idempotent) {
+            auto const [ec, n] = peek(x.up->io.descriptor());
+            if (!would_block(ec)) {
+                to->discard(x.up);
+                x.up = nullptr;
+                tried &= ~group.bit_of(*to);
+                continue;
+            }
+        }
+        writer w(x.out.data() + x.fields_size, x.out.size() - x.fields_size);
+        bool const client_host = x.api->host == conf::host_header::client && !x.frame.host.empty();
+        write_request_line(w, x.method, to->base_path(), x.forward_path, x.query, client_host ? x.frame.host : to->authority());
+        x.line_size = w.size();
+        co_return w.overflowed() ? refusal::head_too_large : refusal::none;
+    }
+    co_return why;
+}
+
+task<refusal> session::send_request(exchange& x) {
+    pieces p;
+    p.add(x.out.data() + x.fields_size, x.line_size);
+    p.add(x.out.data(), x.fields_size);
+    if (x.frame.body.kind == body_kind::chunked)
+        add_chunk(p, x.up_line, x.body, x.body_whole, x.decoder.trailers());
+    else
+        p.add(x.body);
+
+    if (x.asked_ns == 0) x.asked_ns = x.began_ns;
+    io_result const r = x.up->io.write_now(p.rest());
+    x.up_bytes += r.n;
+    p.advance(r.n);
+    if (p.left() > 0 && (!r.ec || would_block(r.ec))) {
+        error_code const ec = co_await write_up(x, p);
+        if (ec == asio::error::timed_out) co_return refusal::upstream_timeout;
+        x.upstream_deaf = bool(ec);  // an answer may still stand in the socket: read on
+    } else if (r.ec) {
+        x.upstream_deaf = true;
+    }
+    if (!x.body_whole && !x.upstream_deaf) {
+        x.uploading = true;
+        x.up->io.read_until(0);  // counts from the end of the upload
+        upload(x);
+    } else {
+        x.up->io.read_until(x.asked_ns + ns(x.api->deadlines.response_head));
+    }
+    co_return refusal::none;
+}
+
+task<refusal> session::read_answer(exchange& x) {
+    upstream_connection& up = *x.up;
+    auto const& limit = w_.shared().settings.limit;
+    head& h = w_.response_scratch();
+    response_frame frame;
+    unsigned interim = 0;
+    std::size_t searched = 0;
+    up.begin = up.end = 0;
+    for (;;) {
+        parsed p = parsed::more;
+        if (up.begin != up.end)
+            p = parse_response_head(up.in.data() + up.begin, up.end - up.begin, searched,
+                                    {limit.response_head_bytes, 0, limit.fields}, h);
+        if (p == parsed::bad) co_return refusal::upstream_invalid;
+        if (p == parsed::whole) {
+            if (!check_response(h, x.to_head, frame)) co_return refusal::upstream_invalid;
+            if (h.status >= 200) break;
+            if (++interim > interim_max) co_return refusal::upstream_invalid;
+            up.begin += h.bytes;
+            searched = 0;
+            bool const client_there = co_await relay_interim(x, h);
+            if (!client_there) co_return refusal::none;
+            continue;
+        }
+        io_result r;
+        if (up.begin == up.end) {
+            up.begin = up.end = 0;
+            r = co_await up.io.read_next(w_.buffers(), up.in);
+        } else {
+            if (up.end == up.in.size()) co_return refusal::upstream_invalid;
+            r = co_await up.io.read_more(up.in.data() + up.end, up.in.size() - up.end);
+        }
+        if (r.ec || r.n == 0) co_return answer_failure(x, r.ec);
+        up.end += r.n;
+    }
+    x.answered_ns = last_ns_ = steady_ns();
+    co_return co_await relay_response(x, h, frame);
+}
+
+// The answer did not come. Whose fault it is, and what the client gets.
+refusal session::answer_failure(exchange& x, error_code ec) {
+    if (w_.closing()) {
+        x.end = usage::outcome::shut_down;
+        return refusal::shutting_down;
+    }
+    if (x.upload_failure != refusal::none) return x.upload_failure;
+    if (x.client_gone) {
+        x.end = usage::outcome::client_aborted;
+        x.head_sent = true;  // nobody is there to be told
+        return refusal::none;
+    }
+    return ec == asio::error::timed_out ? refusal::upstream_timeout : refusal::upstream_reset;
+}
+
+// --- The response.
+
+task<bool> session::relay_interim(exchange& x, head const& h) {
+    if (x.http_1_0) co_return true;  // RFC 9110 section 15.2
+    lease space = w_.buffers().small();
+    writer w(space.data(), space.size());
+    write_interim_head(w, h);
+    pieces p;
+    p.add(w.view());
+    error_code const ec = co_await send(x, p, false);
+    if (ec) break_off(x, usage::outcome::client_aborted);
+    co_return !ec;
+}
+
+// The final response. What of its body is in hand goes out with its head, in one write where that is all of it.
+task<refusal> session::relay_response(exchange& x, head const& h, response_frame const& f) {
+    upstream_connection& up = *x.up;
+    char* const body = up.in.data() + up.begin + h.bytes;
+    std::size_t const available = up.end - up.begin - h.bytes;
+    body_kind const kind = f.body.kind;
+
+    chunk_decoder decoder;
+    std::size_t in_hand = 0;
+    std::uint64_t left = 0;
+    bool whole = kind == body_kind::none;
+    x.surplus = whole && available > 0;
+    if (kind == body_kind::length) {
+        in_hand = static_cast<std::size_t>(std::min<std::uint64_t>(available, f.body.length));
+        left = f.body.length - in_hand;
+        whole = left == 0;
+        x.surplus = available > in_hand;
+    } else if (kind == body_kind::chunked) {
+        decoder.drop_forbidden();
+        auto const step = decoder.decode(body, available);
+        if (step.now == chunk_decoder::state::bad) co_return refusal::upstream_invalid;
+        in_hand = step.payload;
+        whole = step.now == chunk_decoder::state::done;
+        x.surplus = step.consumed < available;
+    } else if (kind == body_kind::until_close) {
+        in_hand = available;
+    }
+
+    // Without a length, HTTP/1.1 clients get chunks, so that a break is seen; HTTP/1.0 clients the connection's end.
+    bool const unmeasured = kind == body_kind::chunked || kind == body_kind::until_close;
+    bool const rechunk = unmeasured && !x.http_1_0;
+    x.ends_by_close = unmeasured && x.http_1_0;
+    x.keep_client = may_keep(x) && !x.ends_by_close;
+    linger_ = !x.body_whole;
+
+    answer_context c;
+    c.frame = &f;
+    c.body = rechunk ? framing{body_kind::chunked, 0} : unmeasured ? framing{body_kind::until_close, 0} : f.body;
+    c.request_id = x.request_id;
+    c.http_1_0 = x.http_1_0;
+    c.to_head = x.to_head;
+    c.close = !x.keep_client;
+    writer w(x.out.data(), x.out.size());
+    write_response_head(w, h, c);
+    if (w.overflowed()) co_return refusal::upstream_invalid;
+    x.status = static_cast<std::uint16_t>(h.status);
+    x.head_sent = true;
+    bool const reusable = f.keep_alive;
+
+    pieces p;
+    p.add(w.view());
+    if (rechunk)
+        add_chunk(p, x.down_line, {body, in_hand}, whole, decoder.trailers());
+    else
+        p.add(body, in_hand);
+
+    // A long body whose first part filled the buffer: more of it is probably there, and goes out with the same write.
+    lease more;
+    if (left > 0 && up.end == up.in.size()) {
+        more = left > w_.buffers().small_bytes() ? w_.buffers().large() : w_.buffers().small();
+        io_result const r = up.io.read_now(more.data(), static_cast<std::size_t>(std::min<std::uint64_t>(more.size(), left)));
+        p.add(more.data(), r.n);
+        left -= r.n;
+        whole = left == 0;
+    }
+
+    bool const last = whole && !(c.body.kind == body_kind::until_close);
+    error_code ec;
+    if (!try_send(x, p, last, ec)) ec = co_await send(x, p, last);
+    more.reset();
+    if (ec) {
+        break_off(x, ec == asio::error::timed_out ? usage::outcome::timed_out : usage::outcome::client_aborted);
+        co_return refusal::none;
+    }
+    if (!last) {
+        bool const clean = co_await relay_rest(x, whole ? body_kind::none : kind, left, decoder, rechunk);
+        if (!clean) co_return refusal::none;
+    }
+    x.keep_upstream = reusable && !x.surplus && x.body_whole && !x.upstream_deaf && !x.uploading;
+    co_return refusal::none;
+}
+
+// The rest of a body that was not whole with its head. False: it broke off, and `x` says how.
+task<bool> session::relay_rest(exchange& x, body_kind kind, std::uint64_t left, chunk_decoder& decoder, bool rechunk) {
+    upstream_connection& up = *x.up;
+    auto& buffers = w_.buffers();
+    lease buffer = kind == body_kind::length && left > buffers.small_bytes() ? buffers.large() : buffers.small();
+    bool whole = kind == body_kind::none;
+    while (!whole) {
+        std::size_t size = buffer.size();
+        if (kind == body_kind::length) size = static_cast<std::size_t>(std::min<std::uint64_t>(size, left));
+        up.io.read_until(steady_ns() + ns(x.api->deadlines.body_stall));
+        io_result const r = co_await up.io.read_more(buffer.data(), size);
+        bool const ended = !r.ec && r.n == 0;
+        if (r.ec || (ended && kind != body_kind::until_close)) {
+            break_off(x, blame(x));
+            co_return false;
+        }
+
+        pieces p;
+        if (kind == body_kind::length) {
+            left -= r.n;
+            whole = left == 0;
+            p.add(buffer.data(), r.n);
+        } else if (kind == body_kind::chunked) {
+            auto const step = decoder.decode(buffer.data(), r.n);
+            whole = step.now == chunk_decoder::state::done;
+            if (step.now == chunk_decoder::state::bad) {
+                break_off(x, usage::outcome::upstream_aborted);
+                co_return false;
+            }
+            if (rechunk)
+                add_chunk(p, x.down_line, {buffer.data(), step.payload}, whole, decoder.trailers());
+            else
+                p.add(buffer.data(), step.payload);
+            x.surplus = whole && step.consumed < r.n;
+        } else {
+            whole = ended;
+            if (rechunk)
+                add_chunk(p, x.down_line, {buffer.data(), r.n}, whole, {});
+            else
+                p.add(buffer.data(), r.n);
+        }
+
+        bool const last = whole && (rechunk || kind == body_kind::length);
+        error_code ec;
+        if (p.left() > 0 && !try_send(x, p, last, ec)) ec = co_await send(x, p, last);
+        if (ec) {
+            break_off(x, ec == asio::error::timed_out ? usage::outcome::timed_out : usage::outcome::client_aborted);
+            co_return false;
+        }
+        // Long bodies: reads that grow where bytes come faster than they are taken, and shrink again.
+        if (r.n == buffer.size() && buffer.size() < buffers.large_bytes() && (kind != body_kind::length || left > buffer.size()))
+            buffer = buffers.large();
+    }
+    // Towards HTTP/1.0 the end of the connection is the last byte: the record goes first.
+    if (!x.recorded) {
+        if (prepare_record(x, x.response_bytes, false)) {
+            w_.ring().commit();
+            committed(x);
+        }
+        client_.shutdown_write();
+    }
+    co_return true;
+}
+
+// The response cannot be completed: the client must see that (law 8).
+void session::break_off(exchange& x, usage::outcome how) noexcept {
+    x.end = w_.closing() ? usage::outcome::shut_down : how;
+    x.head_sent = true;
+    x.keep_client = x.keep_upstream = false;
+    x.hard_close = x.ends_by_close;
+    linger_ = false;
+}
+
+// --- Writing to the client. With `last`, the record is in the ring before the write that may send the last byte, final once that
+// byte has left, and taken back if it has not.
+
+// True: all of it went out, or `ec` says why nothing more can.
+bool session::try_send(exchange& x, pieces& p, bool last, error_code& ec) {
+    bool const prepared = last && prepare_record(x, x.response_bytes + p.left(), false);
+    io_result const r = client_.write_now(p.rest());
+    p.advance(r.n);
+    x.response_bytes += r.n;
+    if (prepared) {
+        if (p.left() == 0) {
+            w_.ring().commit();
+            committed(x);
+        } else {
+            w_.ring().retract();
+        }
+    }
+    if (p.left() == 0) return true;
+    if (!r.ec || would_block(r.ec)) return false;
+    ec = r.ec;
+    return true;
+}
+
+task<error_code> session::send(exchange& x, pieces& p, bool last) {
+    error_code ec;
+    while (!try_send(x, p, last, ec)) {
+        client_.write_until(steady_ns() + ns(w_.shared().settings.client.write_stall));
+        ec = co_await client_.writable();
+        if (ec) break;
+    }
+    co_return ec;
+}
+
+task<error_code> session::write_up(exchange& x, pieces& p) {
+    while (p.left() > 0) {
+        x.up->io.write_until(steady_ns() + ns(x.api->deadlines.body_stall));
+        error_code ec = co_await x.up->io.writable();
+        if (ec) co_return ec;
+        io_result const r = x.up->io.write_now(p.rest());
+        x.up_bytes += r.n;
+        p.advance(r.n);
+        if (r.ec && !would_block(r.ec)) co_return r.ec;
+    }
+    co_return error_code{};
+}
+
+// --- The request's body, beside the response: what comes from the client goes to the upstream until it is whole.
+
+detached session::upload(exchange& x) {
+    bool whole = false;
+    try {
+        whole = co_await upload_all(x);
+    } catch (std::exception const& e) {
+        log::error("session", "an upload was ended: {}", log::quoted(e.what()));
+        x.client_gone = true;
+    }
+    x.uploading = false;
+    if (whole)
+        x.up->io.read_until(steady_ns() + ns(x.api->deadlines.response_head));
+    else if (x.client_gone || x.upload_failure != refusal::none)
+        x.up->io.cancel_read();  // no answer can come of half a request
+    else
+        x.up->io.read_until(steady_ns() + ns(x.api->deadlines.response_head));
+    x.upload_done.set();
+}
+
+task<bool> session::upload_all(exchange& x) {
+    auto const& deadlines = w_.shared().settings.client;
+    auto& buffers = w_.buffers();
+    bool const chunked = x.frame.body.kind == body_kind::chunked;
+    lease buffer = !chunked && x.body_left > buffers.small_bytes() ? buffers.large() : buffers.small();
+    while (!x.body_whole && !x.stop_uploading) {
+        std::int64_t const now = steady_ns();
+        std::int64_t until = now + ns(deadlines.body_stall);
+        if (deadlines.request.count() != 0) until = std::min(until, x.began_ns + ns(deadlines.request));
+        client_.read_until(until);
+        std::size_t size = buffer.size();
+        if (!chunked) size = static_cast<std::size_t>(std::min<std::uint64_t>(size, x.body_left));
+        io_result const r = co_await client_.read_more(buffer.data(), size);
+        if (r.ec == asio::error::timed_out) {
+            x.upload_failure = refusal::body_timeout;
+            co_return false;
+        }
+        if (r.ec || r.n == 0) {
+            x.client_gone = !x.stop_uploading;
+            co_return false;
+        }
+
+        pieces p;
+        std::size_t consumed = r.n;
+        std::size_t payload = r.n;
+        if (chunked) {
+            auto const step = x.decoder.decode(buffer.data(), r.n);
+            if (step.now == chunk_decoder::state::bad) {
+                x.upload_failure = refusal::invalid_chunk;
+                co_return false;
+            }
+            consumed = step.consumed;
+            payload = step.payload;
+            x.body_whole = step.now == chunk_decoder::state::done;
+            add_chunk(p, x.up_line, {buffer.data(), payload}, x.body_whole, x.decoder.trailers());
+        } else {
+            x.body_left -= r.n;
+            x.body_whole = x.body_left == 0;
+            p.add(buffer.data(), r.n);
+        }
+        x.request_bytes += consumed;
+        x.body_seen += payload;
+        if (x.body_limit != 0 && x.body_seen > x.body_limit) {
+            x.body_whole = false;
+            x.upload_failure = refusal::body_too_large;
+            co_return false;
+        }
+        io_result const w = p.left() > 0 ? x.up->io.write_now(p.rest()) : io_result{};
+        x.up_bytes += w.n;
+        p.advance(w.n);
+        error_code ec = would_block(w.ec) ? error_code{} : w.ec;
+        if (!ec && p.left() > 0) ec = co_await write_up(x, p);
+        if (ec) {
+            x.body_whole = false;
+            x.upstream_deaf = true;  // it may have answered before it stopped listening
+            co_return false;
+        }
+        if (consumed < r.n) {
+            x.leftover_begin = consumed;
+            x.leftover_end = r.n;
+            x.leftover = std::move(buffer);
+            break;
+        }
+        if (r.n == buffer.size() && buffer.size() < buffers.large_bytes() && (chunked || x.body_left > buffer.size()))
+            buffer = buffers.large();
+    }
+    co_return x.body_whole;
+}
+
+void session::stop_upload(exchange& x) noexcept {
+    x.stop_uploading = true;
+    client_.cancel_read();
+    if (x.up) x.up->io.cancel_write();
+}
+
+}  // namespace latchkey::gateway

@@ -1,0 +1,303 @@
+#include "gateway/server.hpp"
+
+#include <fmt/format.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+#include <stdexcept>
+#include <thread>
+
+#include "base/clock.hpp"
+#include "base/log.hpp"
+#include "gateway/worker.hpp"
+
+namespace latchkey::gateway {
+namespace {
+
+constexpr auto publish_deadline = std::chrono::seconds(5);
+constexpr auto resolve_interval = std::chrono::seconds(30);
+constexpr int listen_backlog = 4096;
+
+bool is_literal(std::string const& host) {
+    error_code ec;
+    asio::ip::make_address(host, ec);
+    return !ec;
+}
+
+// Blocking; never on a worker. Empty where the name cannot be resolved now.
+std::vector<tcp_endpoint> resolve(conf::endpoint const& at) {
+    addrinfo hints{};
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = AI_ADDRCONFIG | AI_NUMERICSERV;
+    if (is_literal(at.host)) hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
+    addrinfo* list = nullptr;
+    std::vector<tcp_endpoint> out;
+    if (::getaddrinfo(at.host.c_str(), std::to_string(at.port).c_str(), &hints, &list) != 0) return out;
+    for (addrinfo const* a = list; a; a = a->ai_next) {
+        tcp_endpoint e;
+        if (a->ai_addrlen > e.capacity()) continue;
+        std::memcpy(e.data(), a->ai_addr, a->ai_addrlen);
+        e.resize(a->ai_addrlen);
+        if (std::find(out.begin(), out.end(), e) == out.end()) out.push_back(e);
+    }
+    ::freeaddrinfo(list);
+    return out;
+}
+
+struct bound_socket {
+    int descriptor = -1;
+    std::uint16_t port = 0;
+};
+
+// Throws with the address, the reason and the remedy.
+bound_socket bind_and_listen(conf::endpoint const& at, std::uint16_t port) {
+    std::string const shown =
+        at.host.find(':') != std::string::npos ? fmt::format("[{}]:{}", at.host, port) : fmt::format("{}:{}", at.host, port);
+    auto const fail = [&](int fd, char const* remedy) {
+        int const why = errno;
+        if (fd >= 0) ::close(fd);
+        throw std::runtime_error(fmt::format("cannot listen on {}: {}; {}", shown, std::strerror(why), remedy));
+    };
+    error_code ec;
+    auto const address = asio::ip::make_address(at.host, ec);
+    if (ec) throw std::runtime_error(fmt::format("cannot listen on {}: not an IP address", shown));
+    tcp_endpoint const e(address, port);
+    int const fd = ::socket(e.protocol().family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP);
+    if (fd < 0) fail(fd, "the system gives no socket");
+    int const on = 1;
+    ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    ::setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+    ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);  // accepted sockets inherit it
+    if (address.is_v6()) ::setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+    if (::bind(fd, e.data(), static_cast<socklen_t>(e.size())) != 0)
+        fail(fd, "stop the other program, or choose another address with --listen");
+    if (::listen(fd, listen_backlog) != 0) fail(fd, "choose another address with --listen");
+    sockaddr_storage bound{};
+    socklen_t size = sizeof bound;
+    ::getsockname(fd, reinterpret_cast<sockaddr*>(&bound), &size);
+    auto const net = bound.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6 const&>(bound).sin6_port
+                                                 : reinterpret_cast<sockaddr_in const&>(bound).sin_port;
+    return {fd, ntohs(net)};
+}
+
+// SO_REUSEPORT lets two gateways of one user share a port by mistake, each with half of the connections. So the port is first
+// bound without it.
+void prove_free(conf::endpoint const& at) {
+    if (at.port == 0) return;
+    error_code ec;
+    auto const address = asio::ip::make_address(at.host, ec);
+    if (ec) return;  // bind_and_listen says so
+    tcp_endpoint const e(address, at.port);
+    int const fd = ::socket(e.protocol().family(), SOCK_STREAM | SOCK_CLOEXEC, IPPROTO_TCP);
+    if (fd < 0) return;
+    int const on = 1;
+    ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (address.is_v6()) ::setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+    int const r = ::bind(fd, e.data(), static_cast<socklen_t>(e.size()));
+    int const why = errno;
+    ::close(fd);
+    if (r != 0)
+        throw std::runtime_error(fmt::format("cannot listen on {}:{}: {}; {}", at.host, at.port, std::strerror(why),
+                                             "stop the other program, or choose another address with --listen"));
+}
+
+}  // namespace
+
+struct server::impl {
+    common shared;
+    std::vector<std::unique_ptr<worker>> workers;
+    std::vector<std::uint16_t> ports;
+    bool started = false;
+    bool drained = false;
+
+    std::thread resolver;
+    std::mutex guard;
+    std::condition_variable wake;
+    bool stop_resolver = false;
+
+    impl(conf::settings s, std::vector<keystore::shard_update> const& shards, usage::recorder& rings) : shared(std::move(s)) {
+        unsigned const n = worker_count(shared.settings);
+        for (unsigned i = 0; i < n; ++i) {
+            workers.push_back(std::make_unique<worker>(shared, rings.ring(i), i, n));
+            workers.back()->keys().apply(shards);
+        }
+    }
+
+    template <class F>
+    void each_target(F&& f) {
+        auto const& apis = shared.settings.apis;
+        for (std::size_t a = 0; a < apis.size(); ++a)
+            for (std::size_t t = 0; t < apis[a].upstreams.size(); ++t) f(a, t, apis[a].upstreams[t].at);
+    }
+
+    void listen() {
+        auto const& s = shared.settings;
+        for (auto const& at : s.listen) {
+            prove_free(at);
+            std::uint16_t port = at.port;
+            for (auto& w : workers) {
+                auto const b = bind_and_listen(at, port);
+                port = b.port;
+                w->listen(b.descriptor, port);
+            }
+            ports.push_back(port);
+        }
+    }
+
+    void resolve_all() {
+        each_target([&](std::size_t a, std::size_t t, conf::endpoint const& at) {
+            auto const addresses = resolve(at);
+            if (addresses.empty())
+                log::warn("upstream", "{} cannot be resolved; requests for it get 502 until it can", log::quoted(at.host));
+            for (auto& w : workers) w->set_addresses(a, t, addresses);
+        });
+    }
+
+    // Names may move: looked up again off the request path; the last good addresses stay while the resolver fails (fault U12).
+    void run_resolver() {
+        bool names = false;
+        each_target([&](std::size_t, std::size_t, conf::endpoint const& at) { names = names || !is_literal(at.host); });
+        if (!names) return;
+        resolver = std::thread([this] {
+            std::unique_lock lock(guard);
+            while (!wake.wait_for(lock, resolve_interval, [this] { return stop_resolver; })) {
+                lock.unlock();
+                each_target([&](std::size_t a, std::size_t t, conf::endpoint const& at) {
+                    if (is_literal(at.host)) return;
+                    auto const addresses = resolve(at);
+                    if (addresses.empty()) return;
+                    for (auto& w : workers) w->post([w = w.get(), a, t, addresses] { w->set_addresses(a, t, addresses); });
+                });
+                lock.lock();
+            }
+        });
+    }
+
+    void end_resolver() {
+        {
+            std::lock_guard const lock(guard);
+            stop_resolver = true;
+        }
+        wake.notify_all();
+        if (resolver.joinable()) resolver.join();
+    }
+};
+
+server::server(conf::settings settings, std::vector<keystore::shard_update> const& shards, usage::recorder& rings)
+    : impl_(std::make_unique<impl>(std::move(settings), shards, rings)) {}
+
+server::~server() { drain(std::chrono::milliseconds(0)); }
+
+unsigned server::worker_count(conf::settings const& s) {
+    return s.workers != 0 ? s.workers : std::max(1U, std::thread::hardware_concurrency());
+}
+
+void server::start() {
+    impl_->listen();
+    impl_->resolve_all();
+    for (auto& w : impl_->workers) w->start();
+    impl_->run_resolver();
+    impl_->started = true;
+}
+
+std::vector<std::uint16_t> server::ports() const { return impl_->ports; }
+
+result<void> server::publish(std::vector<keystore::shard_update> const& updates) {
+    if (!impl_->started || impl_->drained) return {};
+    struct confirmation {
+        std::mutex guard;
+        std::condition_variable done;
+        std::vector<bool> obeyed;
+        std::size_t missing;
+    };
+    auto const c = std::make_shared<confirmation>();
+    c->obeyed.resize(impl_->workers.size());
+    c->missing = impl_->workers.size();
+    for (std::size_t i = 0; i < impl_->workers.size(); ++i) {
+        worker& w = *impl_->workers[i];
+        w.post([&w, c, i, updates] {
+            w.keys().apply(updates);
+            std::lock_guard const lock(c->guard);
+            c->obeyed[i] = true;
+            if (--c->missing == 0) c->done.notify_all();
+        });
+    }
+    std::unique_lock lock(c->guard);
+    if (c->done.wait_for(lock, publish_deadline, [&] { return c->missing == 0; })) return {};
+    std::string names;
+    for (std::size_t i = 0; i < c->obeyed.size(); ++i)
+        if (!c->obeyed[i]) names += fmt::format("{}{}", names.empty() ? "" : ", ", i);
+    return error{errc::unavailable, fmt::format("the change is stored, but worker {} has not confirmed it in 5 s", names)};
+}
+
+void server::drain(std::chrono::milliseconds deadline) {
+    if (std::exchange(impl_->drained, true)) return;
+    impl_->end_resolver();
+    if (!impl_->started) return;
+    struct progress {
+        std::mutex guard;
+        std::condition_variable ended;
+        bool all = false;
+    };
+    progress p;
+    for (auto& w : impl_->workers) w->post([w = w.get()] { w->drain(); });
+    std::thread hard_stop([&] {
+        std::unique_lock lock(p.guard);
+        if (p.ended.wait_for(lock, deadline, [&] { return p.all; })) return;
+        for (auto& w : impl_->workers) w->post([w = w.get()] { w->close_all(); });
+    });
+    for (auto& w : impl_->workers) w->join();
+    {
+        std::lock_guard const lock(p.guard);
+        p.all = true;
+    }
+    p.ended.notify_all();
+    hard_stop.join();
+}
+
+counters server::counters() const {
+    gateway::counters out;
+    out.connections_open = impl_->shared.connections.open();
+    for (auto const& w : impl_->workers) {
+        auto const& c = w->counts();
+        out.connections_accepted += c.accepted.get();
+        out.connections_shed += c.shed.get();
+        out.requests += c.requests.get();
+        out.requests_in_flight += c.in_flight.get();
+        out.forwarded += c.forwarded.get();
+        out.refused += c.refused.get();
+        out.upstream_failures += c.upstream_failures.get();
+        out.upstream_retries += c.upstream_retries.get();
+        out.upstream_connections += c.upstream_connections.get();
+        out.client_aborts += c.client_aborts.get();
+        out.request_bytes += c.request_bytes.get();
+        out.response_bytes += c.response_bytes.get();
+        for (std::size_t i = 0; i < c.status_class.size(); ++i) out.status_class[i] += c.status_class[i].get();
+    }
+    return out;
+}
+
+std::string server::memory_bound() const {
+    auto const& s = impl_->shared.settings;
+    std::size_t const busy = s.limit.requests_in_flight != 0 ? s.limit.requests_in_flight : s.limit.connections;
+    std::size_t const mib = 1U << 20U;
+    std::size_t const sessions = s.limit.connections * std::size_t{2048};
+    std::size_t const buffers = busy * 3 * impl_->shared.small_buffer_bytes;
+    std::size_t const large = impl_->workers.size() * impl_->shared.large_buffers_per_worker * (256U << 10U);
+    std::size_t const rings = impl_->workers.size() * s.usage.ring_bytes;
+    return fmt::format(
+        "memory at most: {} MiB for {} connections, {} MiB of buffers for {} requests at once (of which only pages in use "
+        "count), {} MiB for long bodies, {} MiB of usage rings, and the keys",
+        sessions / mib, s.limit.connections, buffers / mib, busy, large / mib, rings / mib);
+}
+
+}  // namespace latchkey::gateway

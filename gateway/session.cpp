@@ -1,0 +1,417 @@
+#include "gateway/session.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+
+#include "base/clock.hpp"
+#include "base/log.hpp"
+#include "gateway/rewrite.hpp"
+#include "gateway/worker.hpp"
+
+namespace latchkey::gateway {
+namespace {
+
+std::int64_t ns(conf::milliseconds d) noexcept { return d.count() * 1'000'000; }
+
+std::uint32_t us_between(std::int64_t from_ns, std::int64_t to_ns) noexcept {
+    if (from_ns == 0 || to_ns <= from_ns) return 0;
+    return static_cast<std::uint32_t>(std::min<std::int64_t>((to_ns - from_ns) / 1000, UINT32_MAX));
+}
+
+// RFC 9110 section 9.2.2.
+bool is_idempotent(std::string_view method) noexcept {
+    return method == "GET" || method == "HEAD" || method == "PUT" || method == "DELETE" || method == "OPTIONS";
+}
+
+usage::outcome outcome_of(refusal r) noexcept {
+    switch (r) {
+        case refusal::head_timeout:
+        case refusal::body_timeout: return usage::outcome::timed_out;
+        case refusal::upstream_unreachable:
+        case refusal::upstream_reset:
+        case refusal::upstream_invalid:
+        case refusal::upstream_connect_timeout:
+        case refusal::upstream_timeout: return usage::outcome::upstream_failed;
+        case refusal::shutting_down: return usage::outcome::shut_down;
+        default: return usage::outcome::refused;
+    }
+}
+
+constexpr std::size_t linger_bytes_max = 1U << 20U;
+constexpr std::int64_t linger_ns = 2'000'000'000;
+constexpr std::int64_t look_after_ns = 200'000'000;  // how long a wait may last before the sweep looks at the socket once
+
+}  // namespace
+
+session::session(worker& w, address_bytes const& address, std::string_view address_text, bool trusted, listener_address const& at)
+    : w_(w), client_(w.poller()), at_(at), address_(address), trusted_(trusted) {
+    address_size_ = static_cast<std::uint8_t>(std::min(address_text.size(), address_text_.size()));
+    std::memcpy(address_text_.data(), address_text.data(), address_size_);
+}
+
+session::~session() = default;
+
+error_code session::open(int descriptor, std::int64_t now_ns) {
+    last_ns_ = now_ns;
+    return client_.open(descriptor);
+}
+
+detached session::run() {
+    auto const& deadlines = w_.shared().settings.client;
+    bool go_on = true;
+    while (go_on) {
+        if (begin_ == end_) {
+            in_.reset();
+            begin_ = end_ = 0;
+            idle_ = true;
+            nudged_ = false;
+            client_.read_until(last_ns_ + ns(served_ == 0 ? deadlines.head : deadlines.idle));
+            io_result const r = co_await client_.read_next(w_.buffers(), in_);
+            if (r.ec || r.n == 0) break;
+            end_ = r.n;
+        }
+        idle_ = false;
+        go_on = co_await exchange_once();
+        ++served_;
+    }
+    if (linger_) co_await linger();
+    client_.close();
+    w_.finished(*this);
+}
+
+// --- The way of one request. Each step either goes on or names the reason why not; there is no way back.
+
+task<bool> session::exchange_once() {
+    exchange x;
+    current_ = &x;
+    x.began_ns = last_ns_ = steady_ns();
+    w_.count().in_flight.add();
+    try {
+        refusal const why = co_await walk(x);
+        if (x.uploading) {
+            stop_upload(x);
+            co_await x.upload_done;
+        }
+        if (why != refusal::none && !x.head_sent && !x.client_gone) co_await refuse(x, why);
+    } catch (std::exception const& e) {
+        log::error("session", "a request was broken off: {}", log::quoted(e.what()));
+        break_off(x, usage::outcome::shut_down);
+    }
+    if (x.uploading) {
+        stop_upload(x);
+        co_await x.upload_done;
+    }
+    finish(x);
+    current_ = nullptr;
+    co_return x.keep_client;
+}
+
+task<refusal> session::walk(exchange& x) {
+    refusal why = refusal::none;
+    for (std::size_t searched = 0; !try_read_head(x, searched, why);) {
+        why = co_await more_of_head(x);
+        if (why != refusal::none || x.client_gone) co_return why;
+    }
+    if (why == refusal::none) why = decide(x);                 // frame check, route, key, limits, rewrite head
+    if (why == refusal::none) why = co_await ask_upstream(x);  // lease upstream, relay both ways
+    co_return why;
+}
+
+// True: the head is whole (then it stands in the worker's request_scratch), or `why` says what is wrong with it.
+bool session::try_read_head(exchange& x, std::size_t& searched, refusal& why) {
+    auto const& limit = w_.shared().settings.limit;
+    if (searched == 0)  // empty lines before a request line (RFC 9112 section 2.2)
+        while (end_ - begin_ >= 2 && in_.data()[begin_] == '\r' && in_.data()[begin_ + 1] == '\n') begin_ += 2;
+    if (begin_ == end_) return false;
+    parsed const p = parse_request_head(in_.data() + begin_, end_ - begin_, searched,
+                                        {limit.head_bytes, limit.target_bytes, limit.fields}, w_.request_scratch(), why);
+    if (p == parsed::whole) why = refusal::none;
+    if (p == parsed::bad) x.request_bytes = end_ - begin_;
+    return p != parsed::more;
+}
+
+task<refusal> session::more_of_head(exchange& x) {
+    if (begin_ > 0 && (begin_ == end_ || end_ == in_.size())) {
+        std::memmove(in_.data(), in_.data() + begin_, end_ - begin_);
+        end_ -= begin_;
+        begin_ = 0;
+    }
+    client_.read_until(x.began_ns + ns(w_.shared().settings.client.head));
+    io_result const r = co_await client_.read_more(in_.data() + end_, in_.size() - end_);
+    end_ += r.n;
+    if (r.ec == asio::error::timed_out) co_return refusal::head_timeout;
+    if (r.ec || r.n == 0) {
+        x.client_gone = true;
+        x.end = usage::outcome::client_aborted;
+        x.request_bytes = end_ - begin_;
+        if (begin_ == end_) x.recorded = true;  // nothing but empty lines: no request
+    }
+    co_return refusal::none;
+}
+
+// Everything that is decided by looking, in the order of the walk. The head's views end here: no await before it returns.
+refusal session::decide(exchange& x) {
+    head& h = w_.request_scratch();
+    x.request_bytes = h.bytes;
+    x.method = h.method;
+    x.path = h.target.substr(0, h.target.find('?'));
+    x.to_head = h.method == "HEAD";
+    x.http_1_0 = h.version == 10;
+    x.idempotent = is_idempotent(h.method);
+    for (field const& f : h)
+        if (f.id == field_id::request_id && !f.alias && good_request_id(f.value)) x.request_id = f.value;
+
+    refusal why = check_request(h, x.frame);
+    if (why == refusal::none) why = locate(x, h);
+    if (why == refusal::none) why = take_body(x, h);
+    if (why != refusal::none) return why;
+
+    keystore::key_view key;
+    if (x.api->require_key) {
+        auto const& s = w_.shared().settings.keys;
+        why = admit(h, s, w_.keys(), w_.wall_ms(x.began_ns), x.who, key);
+        if (why != refusal::none) return why;
+    }
+    why = within_limits(x);
+    if (why != refusal::none) return why;
+    rewrite(x, h, x.api->require_key ? &key : nullptr);
+    return refusal::none;
+}
+
+// Target and host to api.
+refusal session::locate(exchange& x, head& h) {
+    x.host = x.frame.host;
+    request_target target;
+    char* const bytes = in_.data() + (h.target.data() - in_.data());
+    refusal const why = normalise_target(bytes, h.target.size(), h.method, target);
+    if (why != refusal::none) return why;
+    x.path = x.forward_path = target.path;
+    x.query = target.query;
+    if (!target.authority.empty()) {
+        if (x.frame.host.empty()) x.frame.host = x.host = target.authority;
+        if (!same_authority(target.authority, x.frame.host)) return refusal::invalid_host;
+    }
+    host_name name;
+    if (!x.frame.host.empty() && !parse_host(x.frame.host, name)) return refusal::invalid_host;
+
+    auto const found = w_.shared().router.find(name.view(), target.path);
+    if (!found) return refusal::no_route;
+    x.api_index = found->api;
+    x.api = &w_.shared().settings.apis[found->api];
+    if (x.api->strip_prefix && found->prefix != 0) {
+        x.forward_path.remove_prefix(found->prefix);
+        if (x.forward_path.empty()) x.forward_path = "/";
+    }
+    if (target.encoded_slash && x.api->slashes == conf::encoded_slash::refuse) return refusal::invalid_target;
+    return refusal::none;
+}
+
+// What of the body came with the head. It is checked here, before a byte goes to the upstream.
+refusal session::take_body(exchange& x, head const& h) {
+    std::size_t const from = begin_ + h.bytes;
+    std::size_t const available = end_ - from;
+    x.body_limit = x.api->body_bytes != 0 ? x.api->body_bytes : w_.shared().settings.limit.body_bytes;
+    begin_ = from;
+    if (x.frame.body.kind == body_kind::length) {
+        auto const n = static_cast<std::size_t>(std::min<std::uint64_t>(available, x.frame.body.length));
+        x.body = {in_.data() + from, n};
+        x.body_left = x.frame.body.length - n;
+        x.body_whole = x.body_left == 0;
+        begin_ += n;
+    } else if (x.frame.body.kind == body_kind::chunked) {
+        auto const step = x.decoder.decode(in_.data() + from, available);
+        if (step.now == chunk_decoder::state::bad) return refusal::invalid_chunk;
+        x.body = {in_.data() + from, step.payload};
+        x.body_whole = step.now == chunk_decoder::state::done;
+        begin_ += step.consumed;
+    }
+    x.body_seen = x.body.size();
+    x.request_bytes += begin_ - from;
+    return refusal::none;
+}
+
+refusal session::within_limits(exchange& x) {
+    if (x.body_limit != 0 && x.body_seen + x.body_left > x.body_limit) return refusal::body_too_large;
+    if (w_.overloaded()) return refusal::overloaded;
+    if (w_.shared().settings.usage.when_full == conf::ring_full::refuse && !w_.ring().has_room()) return refusal::usage_full;
+    return refusal::none;
+}
+
+// The fields as the upstream will see them. The request line follows when its target is chosen.
+void session::rewrite(exchange& x, head const& h, keystore::key_view const* key) {
+    std::array<char, 48> trace;
+    w_.make_trace_hex(trace.data(), 48);
+    if (x.request_id.empty()) {
+        w_.make_request_id(x.made_id.data());
+        x.request_id = {x.made_id.data(), x.made_id.size()};
+    }
+    forward_context c;
+    c.api = x.api;
+    c.frame = &x.frame;
+    c.key = key;
+    c.request_id = x.request_id;
+    c.client_address = {address_text_.data(), address_size_};
+    c.listener_port = at_.port_text;
+    c.trace_id = {trace.data(), 32};
+    c.span_id = {trace.data() + 32, 16};
+    c.trusted_peer = trusted_;
+    c.bearer_is_key = w_.shared().settings.keys.bearer && x.api->require_key;
+
+    x.out = w_.buffers().small();
+    writer w(x.out.data(), x.out.size());
+    write_request_fields(w, h, c);
+    x.fields_size = w.size();
+}
+
+// --- What the gateway answers by itself. The only place where a reason becomes a response.
+
+task<refusal> session::refuse(exchange& x, refusal why) {
+    auto const& text = text_of(why);
+    x.end = outcome_of(why);
+    x.status = text.status;
+    if (!x.out) x.out = w_.buffers().small();
+    if (x.request_id.empty()) {
+        w_.make_request_id(x.made_id.data());
+        x.request_id = {x.made_id.data(), x.made_id.size()};
+    }
+    bool const close = text.close || !may_keep(x);
+    auto const& keys = w_.shared().settings.keys;
+    refusal_context const c{x.request_id, keys.realm, w_.date(), keys.bearer, close, x.to_head, x.http_1_0};
+    pieces p;
+    p.add(x.out.data(), write_refusal(x.out.data(), why, c));
+    linger_ = close;
+    error_code const ec = co_await send(x, p, true);
+    if (ec) {
+        x.end = ec == asio::error::timed_out ? usage::outcome::timed_out : usage::outcome::client_aborted;
+        linger_ = false;
+    }
+    x.keep_client = !close && !ec;
+    co_return why;
+}
+
+// --- The end of every exchange, whatever happened: connections go where they belong, and one record is left.
+
+void session::finish(exchange& x) noexcept {
+    last_ns_ = std::max(last_ns_, x.answered_ns);
+    if (x.up) {
+        target& to = x.up->to();
+        if (x.keep_upstream) {
+            x.up->sent += x.up_bytes;
+            to.give_back(x.up, last_ns_);
+        } else {
+            to.discard(x.up);
+        }
+        x.up = nullptr;
+    }
+    record(x);
+    if (x.leftover && x.keep_client) {
+        in_ = std::move(x.leftover);
+        begin_ = x.leftover_begin;
+        end_ = x.leftover_end;
+    }
+    if (x.hard_close) client_.reset();
+    w_.count().in_flight.subtract();
+}
+
+// Whether the client's connection can take another request after this one.
+bool session::may_keep(exchange const& x) const noexcept {
+    auto const most = w_.shared().settings.limit.requests_per_connection;
+    return x.frame.keep_alive && x.body_whole && !w_.draining() && (most == 0 || served_ + 1 < most);
+}
+
+// Puts the record into the ring, provisionally: called before the write that sends the response's last byte.
+bool session::prepare_record(exchange& x, std::uint64_t response_bytes, bool count_drop) noexcept {
+    usage::record r;
+    last_ns_ = steady_ns();
+    r.time_ms = w_.wall_ms(x.began_ns);
+    r.request_id = x.request_id;
+    if (x.who.known()) {
+        r.application = x.who.application();
+        r.application_id = x.who.application_id();
+        r.key_id = x.who.key_id();
+    }
+    if (x.api) r.api = x.api->name;
+    r.method = x.method;
+    r.host = x.host;
+    r.path = x.path;
+    r.status = x.status;
+    r.end = x.end;
+    r.request_bytes = x.request_bytes;
+    r.response_bytes = response_bytes;
+    r.duration_us = us_between(x.began_ns, last_ns_);
+    r.upstream_us = us_between(x.asked_ns, x.answered_ns != 0 ? x.answered_ns : last_ns_);
+    r.client_ip = address_;
+    return w_.ring().prepare(r, count_drop);
+}
+
+void session::committed(exchange& x) noexcept {
+    x.recorded = true;
+    auto& c = w_.count();
+    c.requests.add();
+    c.request_bytes.add(x.request_bytes);
+    c.response_bytes.add(x.response_bytes);
+    c.status_class[x.status < 600 ? x.status / 100 : 0].add();
+    switch (x.end) {
+        case usage::outcome::served: c.forwarded.add(); break;
+        case usage::outcome::refused: c.refused.add(); break;
+        case usage::outcome::upstream_failed:
+        case usage::outcome::upstream_aborted: c.upstream_failures.add(); break;
+        case usage::outcome::client_aborted: c.client_aborts.add(); break;
+        default: break;
+    }
+}
+
+// For exchanges whose last byte never left, and for those that found the ring full: one more try, and a drop is counted.
+void session::record(exchange& x) noexcept {
+    if (x.recorded) return;
+    if (x.request_id.empty()) {
+        w_.make_request_id(x.made_id.data());
+        x.request_id = {x.made_id.data(), x.made_id.size()};
+    }
+    if (prepare_record(x, x.response_bytes, true)) w_.ring().commit();
+    committed(x);
+}
+
+// --- The end of the connection.
+
+task<bool> session::linger() {
+    client_.shutdown_write();
+    lease buffer = w_.buffers().small();
+    std::size_t seen = 0;
+    client_.read_until(steady_ns() + linger_ns);
+    while (seen < linger_bytes_max && !w_.closing()) {
+        io_result const r = co_await client_.read_more(buffer.data(), buffer.size());
+        if (r.ec || r.n == 0) break;
+        seen += r.n;
+    }
+    co_return true;
+}
+
+void session::sweep(std::int64_t now_ns) noexcept {
+    client_.expire(now_ns);
+    if (now_ns - last_ns_ < look_after_ns) return;
+    if (idle_) {
+        if (!std::exchange(nudged_, true)) client_.nudge();
+        return;
+    }
+    // A client that reset its connection while the upstream thinks: there is nobody to answer. (A half-closed one still reads.)
+    if (current_ && current_->up && !current_->uploading && !current_->head_sent && client_.is_open()) {
+        auto const [ec, n] = peek(client_.descriptor());
+        if (ec && ec != asio::error::would_block) {
+            current_->client_gone = true;
+            current_->up->io.cancel_read();
+        }
+    }
+}
+
+void session::end_if_idle() noexcept {
+    if (idle_) client_.cancel_read();
+}
+
+void session::end_now() noexcept {
+    client_.close();
+    if (current_ && current_->up) current_->up->io.close();
+}
+
+}  // namespace latchkey::gateway

@@ -1,0 +1,169 @@
+#pragma once
+// One client connection: reads requests one after the other and takes each on the way that ARCHITECTURE.md draws. Read
+// session.cpp from session::exchange_once down; relay.cpp has the streaming of bodies.
+//
+// Belongs to its worker's thread; frees itself through worker::finished().
+
+#include <array>
+#include <boost/intrusive/list.hpp>
+#include <cstdint>
+#include <string_view>
+
+#include "conf/settings.hpp"
+#include "gateway/admission.hpp"
+#include "gateway/buffer_pool.hpp"
+#include "gateway/chunk.hpp"
+#include "gateway/connection_limit.hpp"
+#include "gateway/frame.hpp"
+#include "gateway/pieces.hpp"
+#include "gateway/refusal.hpp"
+#include "gateway/stream.hpp"
+#include "gateway/target.hpp"
+#include "gateway/task.hpp"
+#include "gateway/upstream.hpp"
+#include "usage/record.hpp"
+
+namespace latchkey::gateway {
+
+class worker;
+struct listener_address;
+
+// One request with its response. Lives in the frame of session::exchange_once.
+struct exchange {
+    std::int64_t began_ns = 0;
+    std::int64_t asked_ns = 0;     // the request was handed to the upstream
+    std::int64_t answered_ns = 0;  // the upstream's response head was whole
+
+    // The request, as far as it is needed after its head was read. Views into the session's buffer, or into `made_id`.
+    std::string_view method;
+    std::string_view host;
+    std::string_view path;          // normal, for the record
+    std::string_view forward_path;  // without the stripped prefix
+    std::string_view query;
+    std::string_view request_id;
+    std::array<char, 32> made_id;
+    request_frame frame;
+    bool http_1_0 = false;
+    bool to_head = false;
+    bool idempotent = false;  // RFC 9110 section 9.2.2
+    conf::api const* api = nullptr;
+    std::size_t api_index = 0;
+    identity who;
+
+    // The request's body. What came with the head stands in the session's buffer at `body`; the rest is streamed by upload().
+    chunk_decoder decoder;
+    std::string_view body;         // payload in hand
+    std::uint64_t body_left = 0;   // body_kind::length: to come after what is in hand
+    std::uint64_t body_seen = 0;   // payload bytes so far
+    std::uint64_t body_limit = 0;  // 0: none
+    bool body_whole = true;        // all of it is in hand, or was relayed
+    bool uploading = false;        // upload() runs
+    bool stop_uploading = false;   // upload() is to end at its next step
+    bool upstream_deaf = false;    // the upstream takes no more of it
+    bool client_gone = false;
+    refusal upload_failure = refusal::none;
+    event upload_done;
+    lease leftover;  // read behind the body's end: the next request
+    std::size_t leftover_begin = 0;
+    std::size_t leftover_end = 0;
+
+    // The way to the upstream and back.
+    lease out;  // the request head: fields at [0, fields_size), its first lines behind them; then the response's
+    std::size_t fields_size = 0;
+    std::size_t line_size = 0;
+    chunk_line up_line;
+    chunk_line down_line;
+    upstream_connection* up = nullptr;
+    std::uint64_t up_bytes = 0;  // written to `up` for this exchange
+    bool retried = false;
+    bool head_sent = false;    // the first byte of the final response went out: errors can only close (law 8)
+    bool keep_client = false;  // the client's connection can go on
+    bool keep_upstream = false;
+    bool surplus = false;        // the upstream sent bytes behind its response's end
+    bool ends_by_close = false;  // the client takes the connection's end for the body's: a break must be a reset
+    bool hard_close = false;
+
+    // The account.
+    usage::outcome end = usage::outcome::served;
+    std::uint16_t status = 0;
+    std::uint64_t request_bytes = 0;
+    std::uint64_t response_bytes = 0;
+    bool recorded = false;
+};
+
+class session : public boost::intrusive::list_base_hook<> {
+  public:
+    session(worker& w, address_bytes const& address, std::string_view address_text, bool trusted, listener_address const& at);
+    ~session();
+    session(session const&) = delete;
+    session& operator=(session const&) = delete;
+
+    // Takes over an accepted descriptor. On success call run(), which then lives until the connection ends.
+    error_code open(int descriptor, std::int64_t now_ns);
+    detached run();
+
+    // The worker's sweep: deadlines, ends that were missed, a client that vanished while its upstream thinks.
+    void sweep(std::int64_t now_ns) noexcept;
+    void end_if_idle() noexcept;  // drain: ends the connection unless a request is on its way
+    void end_now() noexcept;
+
+    address_bytes const& address() const noexcept { return address_; }
+
+  private:
+    // --- the walk (session.cpp)
+    task<bool> exchange_once();
+    task<refusal> walk(exchange&);
+    bool try_read_head(exchange&, std::size_t& searched, refusal& why);
+    task<refusal> more_of_head(exchange&);
+    refusal decide(exchange&);
+    refusal locate(exchange&, head&);
+    refusal take_body(exchange&, head const&);
+    refusal within_limits(exchange&);
+    void rewrite(exchange&, head const&, keystore::key_view const*);
+    task<refusal> ask_upstream(exchange&);
+    task<refusal> refuse(exchange&, refusal);
+    void finish(exchange&) noexcept;
+    bool may_keep(exchange const&) const noexcept;
+    task<bool> linger();
+
+    // --- the upstream (relay.cpp)
+    task<refusal> lease_upstream(exchange&, bool fresh);
+    task<refusal> send_request(exchange&);
+    task<refusal> read_answer(exchange&);
+    refusal answer_failure(exchange&, error_code);
+    bool may_retry(exchange const&) const noexcept;
+    task<bool> relay_interim(exchange&, head const&);
+    task<refusal> relay_response(exchange&, head const&, response_frame const&);
+    task<bool> relay_rest(exchange&, body_kind, std::uint64_t left, chunk_decoder&, bool rechunk);
+    detached upload(exchange&);
+    task<bool> upload_all(exchange&);
+    void stop_upload(exchange&) noexcept;
+    bool try_send(exchange&, pieces&, bool last, error_code&);
+    task<error_code> send(exchange&, pieces&, bool last);
+    task<error_code> write_up(exchange&, pieces&);
+    void break_off(exchange&, usage::outcome) noexcept;
+
+    // --- the account (session.cpp)
+    bool prepare_record(exchange&, std::uint64_t response_bytes, bool count_drop) noexcept;
+    void committed(exchange&) noexcept;
+    void record(exchange&) noexcept;
+
+    worker& w_;
+    stream client_;
+    lease in_;  // bytes from the client that are in hand: [begin_, end_)
+    std::size_t begin_ = 0;
+    std::size_t end_ = 0;
+    exchange* current_ = nullptr;
+    listener_address const& at_;
+    address_bytes address_;
+    std::array<char, 46> address_text_;
+    std::uint8_t address_size_ = 0;
+    bool trusted_ = false;
+    bool linger_ = false;  // read what the client still sends before closing, so that it sees our answer (RFC 9112 section 9.6)
+    bool idle_ = true;
+    bool nudged_ = false;
+    std::uint64_t served_ = 0;
+    std::int64_t last_ns_ = 0;  // the last event on this connection
+};
+
+}  // namespace latchkey::gateway

@@ -1,0 +1,269 @@
+#include "gateway/stream.hpp"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cassert>
+#include <cerrno>
+
+namespace latchkey::gateway {
+namespace {
+
+using status = asio::detail::reactor_op::status;
+
+error_code last_error() noexcept { return {errno, boost::system::system_category()}; }
+
+io_result receive(int descriptor, char* data, std::size_t size, int flags) noexcept {
+    for (;;) {
+        ssize_t const n = ::recv(descriptor, data, size, flags | MSG_DONTWAIT);
+        if (n >= 0) return {{}, static_cast<std::size_t>(n)};
+        if (errno == EAGAIN || errno == EWOULDBLOCK) return {asio::error::would_block, 0};
+        if (errno != EINTR) return {last_error(), 0};
+    }
+}
+
+bool would_block(error_code const& ec) noexcept { return ec == asio::error::would_block; }
+
+}  // namespace
+
+io_result peek(int descriptor) noexcept {
+    char byte = 0;
+    return receive(descriptor, &byte, 1, MSG_PEEK);
+}
+
+stream::stream(reactor& r) : reactor_(r), read_(*this), write_(*this) {
+    read_.cancellation_key_ = &read_;
+    write_.cancellation_key_ = &write_;
+}
+
+stream::~stream() {
+    close();
+    assert(!read_.pending && !write_.pending);
+}
+
+error_code stream::open(int descriptor) {
+    assert(descriptor_ < 0);
+    if (int const e = reactor_.register_descriptor(descriptor, data_)) {
+        ::close(descriptor);
+        return {e, boost::system::system_category()};
+    }
+    descriptor_ = descriptor;
+    read_expired_ = write_expired_ = nudged_ = false;
+    read_deadline_ = write_deadline_ = 0;
+    return {};
+}
+
+void stream::close() noexcept {
+    if (descriptor_ < 0) return;
+    reactor_.deregister_descriptor(descriptor_, data_, true);
+    ::close(descriptor_);
+    descriptor_ = -1;
+    reactor_.cleanup_descriptor_data(data_);
+    data_ = nullptr;
+}
+
+void stream::reset() noexcept {
+    if (descriptor_ < 0) return;
+    linger const hard{1, 0};
+    ::setsockopt(descriptor_, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
+    close();
+}
+
+void stream::shutdown_write() noexcept {
+    if (descriptor_ >= 0) ::shutdown(descriptor_, SHUT_WR);
+}
+
+// --- reading
+
+stream::read_awaiter stream::read_next(buffer_pool& pool, lease& into) noexcept {
+    read_.data = nullptr;
+    read_.size = 0;
+    read_.pool = &pool;
+    read_.into = &into;
+    read_.finished = false;
+    return {*this};
+}
+
+stream::read_awaiter stream::read_more(char* data, std::size_t size) noexcept {
+    assert(size > 0);
+    read_.data = data;
+    read_.size = size;
+    read_.pool = nullptr;
+    read_.into = nullptr;
+    read_.finished = false;
+    if (descriptor_ >= 0 && !read_.pending) {
+        auto const [ec, n] = receive(descriptor_, data, size, 0);
+        if (!would_block(ec)) {
+            read_.ec_ = ec;
+            read_.bytes_transferred_ = n;
+            read_.finished = true;
+        }
+    }
+    return {*this};
+}
+
+io_result stream::read_now(char* data, std::size_t size) noexcept {
+    if (descriptor_ < 0) return {asio::error::bad_descriptor, 0};
+    return receive(descriptor_, data, size, 0);
+}
+
+void stream::watch(watcher f, void* context) noexcept {
+    read_.watch = f;
+    read_.context = context;
+    read_.waiting = {};
+    if (!read_.pending) arm_read(true);
+}
+
+void stream::start_read(std::coroutine_handle<> h) noexcept {
+    read_.waiting = h;
+    read_.watch = nullptr;
+    if (!read_.pending) arm_read(true);  // else a watch was waiting: it serves this read now
+}
+
+void stream::arm_read(bool try_first) noexcept {
+    read_.ec_ = {};
+    read_.bytes_transferred_ = 0;
+    read_.pending = true;
+    read_expired_ = nudged_ = false;
+    reactor_.start_op(reactor::read_op, descriptor_, data_, &read_, true, try_first);
+}
+
+// Runs inside the loop when the descriptor became readable (or at once, where the reactor knows of unread bytes).
+status stream::perform_read(asio::detail::reactor_op* base) {
+    auto& o = *static_cast<read_op*>(base);
+    int const descriptor = o.owner.descriptor_;
+    if (o.watch) {
+        auto const [ec, n] = peek(descriptor);
+        return would_block(ec) ? status::not_done : status::done;  // not exhausted: what is there is still to be read
+    }
+    char* data = o.data;
+    std::size_t size = o.size;
+    if (!data) {
+        if (!*o.into) *o.into = o.pool->small();
+        data = o.into->data();
+        size = o.into->size();
+    }
+    auto const [ec, n] = receive(descriptor, data, size, 0);
+    if (would_block(ec)) {
+        if (!o.data) o.into->reset();
+        return status::not_done;
+    }
+    o.ec_ = ec;
+    o.bytes_transferred_ = n;
+    return n < size ? status::done_and_exhausted : status::done;
+}
+
+void stream::complete_read(void* owner, asio::detail::operation* base, error_code const&, std::size_t) {
+    auto& o = *static_cast<read_op*>(base);
+    o.pending = false;
+    if (!owner) return;  // the loop is being destroyed
+    if (o.watch) {
+        auto const f = std::exchange(o.watch, nullptr);
+        f(o.context);
+        return;
+    }
+    if (auto const h = std::exchange(o.waiting, {})) h.resume();
+}
+
+io_result stream::take_read() noexcept {
+    read_.finished = false;
+    if (read_.ec_ == asio::error::operation_aborted) {
+        if (read_expired_) return {asio::error::timed_out, 0};
+        if (nudged_ && descriptor_ >= 0) {
+            if (!read_.data) {
+                if (!*read_.into) *read_.into = read_.pool->small();
+                return receive(descriptor_, read_.into->data(), read_.into->size(), 0);
+            }
+            return receive(descriptor_, read_.data, read_.size, 0);
+        }
+    }
+    return {read_.ec_, read_.bytes_transferred_};
+}
+
+// --- writing
+
+io_result stream::write_now(std::span<iovec const> pieces) noexcept {
+    if (descriptor_ < 0) return {asio::error::bad_descriptor, 0};
+    msghdr message{};
+    message.msg_iov = const_cast<iovec*>(pieces.data());
+    message.msg_iovlen = pieces.size();
+    for (;;) {
+        ssize_t const n = ::sendmsg(descriptor_, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n >= 0) return {{}, static_cast<std::size_t>(n)};
+        if (errno == EAGAIN || errno == EWOULDBLOCK) return {asio::error::would_block, 0};
+        if (errno != EINTR) return {last_error(), 0};
+    }
+}
+
+io_result stream::write_now(char const* data, std::size_t size) noexcept {
+    if (descriptor_ < 0) return {asio::error::bad_descriptor, 0};
+    for (;;) {
+        ssize_t const n = ::send(descriptor_, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n >= 0) return {{}, static_cast<std::size_t>(n)};
+        if (errno == EAGAIN || errno == EWOULDBLOCK) return {asio::error::would_block, 0};
+        if (errno != EINTR) return {last_error(), 0};
+    }
+}
+
+void stream::start_write(std::coroutine_handle<> h) noexcept {
+    write_.waiting = h;
+    write_.ec_ = {};
+    write_.bytes_transferred_ = 0;
+    write_.pending = true;
+    write_expired_ = false;
+    reactor_.start_op(reactor::write_op, descriptor_, data_, &write_, true, false);
+}
+
+status stream::perform_write(asio::detail::reactor_op*) { return status::done; }
+
+void stream::complete_write(void* owner, asio::detail::operation* base, error_code const&, std::size_t) {
+    auto& o = *static_cast<write_op*>(base);
+    o.pending = false;
+    if (!owner) return;
+    if (o.owner.write_expired_) o.ec_ = asio::error::timed_out;
+    if (auto const h = std::exchange(o.waiting, {})) h.resume();
+}
+
+error_code stream::connect_result() const noexcept {
+    int e = 0;
+    socklen_t size = sizeof e;
+    if (descriptor_ < 0) return asio::error::bad_descriptor;
+    if (::getsockopt(descriptor_, SOL_SOCKET, SO_ERROR, &e, &size) != 0) return last_error();
+    return {e, boost::system::system_category()};
+}
+
+// --- deadlines
+
+bool stream::expire(std::int64_t now_ns) noexcept {
+    if (descriptor_ < 0) return false;
+    bool const read_late = read_.pending && !read_.watch && read_deadline_ != 0 && now_ns >= read_deadline_;
+    bool const write_late = write_.pending && write_deadline_ != 0 && now_ns >= write_deadline_;
+    if (!read_late && !write_late) return false;
+    if (read_late) {
+        read_expired_ = true;
+        reactor_.cancel_ops_by_key(descriptor_, data_, reactor::read_op, &read_);
+    }
+    if (write_late) {
+        write_expired_ = true;
+        reactor_.cancel_ops_by_key(descriptor_, data_, reactor::write_op, &write_);
+    }
+    return true;
+}
+
+void stream::nudge() noexcept {
+    if (descriptor_ < 0 || !read_.pending) return;
+    auto const [ec, n] = peek(descriptor_);
+    if (would_block(ec)) return;
+    nudged_ = true;
+    cancel_read();
+}
+
+void stream::cancel_read() noexcept {
+    if (descriptor_ >= 0 && read_.pending) reactor_.cancel_ops_by_key(descriptor_, data_, reactor::read_op, &read_);
+}
+
+void stream::cancel_write() noexcept {
+    if (descriptor_ >= 0 && write_.pending) reactor_.cancel_ops_by_key(descriptor_, data_, reactor::write_op, &write_);
+}
+
+}  // namespace latchkey::gateway

@@ -1,0 +1,138 @@
+#pragma once
+// One connected TCP socket of a worker, awaited by coroutines. Belongs to one thread.
+//
+// It stands on Asio's reactor itself (asio::detail::epoll_reactor) rather than on asio::ip::tcp::socket, for two measured
+// reasons:
+//  1. basic_stream_socket tries every read once before it waits. A proxy nearly always waits for the next message, so that try
+//     is a system call for nothing, twice a request (6 a request instead of 4). Here a short read counts as "drained".
+//  2. The operation lies in the socket and asks for its buffer only when bytes have come: an idle connection holds neither.
+//
+// The price of 1: with edge-triggered epoll, an end of stream that arrives together with the last bytes gives no second event.
+// So whoever needs more of a message that has begun reads with read_more(), which tries first; and who waits between
+// messages with read_next() is nudged by the worker's sweep.
+
+#include <sys/uio.h>
+
+#include <boost/asio/detail/epoll_reactor.hpp>
+#include <boost/asio/detail/reactor_op.hpp>
+#include <coroutine>
+#include <cstdint>
+#include <span>
+
+#include "gateway/buffer_pool.hpp"
+#include "gateway/net.hpp"
+
+namespace latchkey::gateway {
+
+using reactor = asio::detail::epoll_reactor;
+
+class stream {
+  public:
+    explicit stream(reactor& r);
+    ~stream();  // closed before, and no operation pending
+    stream(stream const&) = delete;
+    stream& operator=(stream const&) = delete;
+
+    // Takes over a non-blocking descriptor; closes it on failure.
+    error_code open(int descriptor);
+    // Pending operations complete with operation_aborted, later, from the loop. Idempotent.
+    void close() noexcept;
+    // close() with SO_LINGER 0: the peer sees a reset, not a clean end.
+    void reset() noexcept;
+    void shutdown_write() noexcept;
+    bool is_open() const noexcept { return descriptor_ >= 0; }
+    int descriptor() const noexcept { return descriptor_; }
+    bool read_pending() const noexcept { return read_.pending; }
+
+    // --- one read at a time. n == 0 without error: end of stream.
+
+    struct [[nodiscard]] read_awaiter {
+        stream& s;
+        bool await_ready() const noexcept { return s.read_.finished; }
+        void await_suspend(std::coroutine_handle<> h) noexcept { s.start_read(h); }
+        io_result await_resume() const noexcept { return s.take_read(); }
+    };
+    // Between messages: waits, then reads into a buffer lent from `pool` at that moment, kept in `into`.
+    read_awaiter read_next(buffer_pool& pool, lease& into) noexcept;
+    // Within a message: tries at once, then waits. `size` > 0.
+    read_awaiter read_more(char* data, std::size_t size) noexcept;
+    // A plain recv(): would_block where nothing is there.
+    io_result read_now(char* data, std::size_t size) noexcept;
+
+    // Waits for readability without a buffer and calls `f(context)` on bytes, end or error, unless a read takes the wait
+    // over first (then it serves that read). For idle pooled connections.
+    using watcher = void (*)(void* context);
+    void watch(watcher f, void* context) noexcept;
+
+    // --- writes
+
+    // One sendmsg() without waiting; MSG_NOSIGNAL. would_block where the peer takes nothing now.
+    io_result write_now(std::span<iovec const> pieces) noexcept;
+    io_result write_now(char const* data, std::size_t size) noexcept;
+
+    struct [[nodiscard]] write_awaiter {
+        stream& s;
+        bool await_ready() const noexcept { return false; }
+        void await_suspend(std::coroutine_handle<> h) noexcept { s.start_write(h); }
+        error_code await_resume() const noexcept { return s.write_.ec_; }
+    };
+    // Until the socket takes bytes again, or a connect() has ended (then look at connect_result()).
+    write_awaiter writable() noexcept { return {*this}; }
+    error_code connect_result() const noexcept;
+
+    // --- deadlines, on steady_ns(); 0: none. The worker's sweep calls expire(); an expired wait ends with timed_out.
+    void read_until(std::int64_t ns) noexcept { read_deadline_ = ns; }
+    void write_until(std::int64_t ns) noexcept { write_deadline_ = ns; }
+    bool expire(std::int64_t now_ns) noexcept;
+    // Looks whether a waiting read has missed an end or an error, and ends the wait if so. One system call.
+    void nudge() noexcept;
+    // Ends a pending wait with operation_aborted; the socket stays open.
+    void cancel_read() noexcept;
+    void cancel_write() noexcept;
+
+  private:
+    struct op : asio::detail::reactor_op {
+        op(perform_func_type performs, func_type completes, stream& s) : reactor_op({}, performs, completes), owner(s) {}
+        stream& owner;
+        std::coroutine_handle<> waiting;
+        bool pending = false;
+    };
+    struct read_op : op {
+        explicit read_op(stream& s) : op(&stream::perform_read, &stream::complete_read, s) {}
+        char* data = nullptr;
+        std::size_t size = 0;
+        buffer_pool* pool = nullptr;
+        lease* into = nullptr;
+        watcher watch = nullptr;
+        void* context = nullptr;
+        bool finished = false;  // read_more's first try succeeded: no wait
+    };
+    struct write_op : op {
+        explicit write_op(stream& s) : op(&stream::perform_write, &stream::complete_write, s) {}
+    };
+
+    static asio::detail::reactor_op::status perform_read(asio::detail::reactor_op*);
+    static asio::detail::reactor_op::status perform_write(asio::detail::reactor_op*);
+    static void complete_read(void* owner, asio::detail::operation*, error_code const&, std::size_t);
+    static void complete_write(void* owner, asio::detail::operation*, error_code const&, std::size_t);
+    void start_read(std::coroutine_handle<>) noexcept;
+    void start_write(std::coroutine_handle<>) noexcept;
+    void arm_read(bool try_first) noexcept;
+    io_result take_read() noexcept;
+
+    reactor& reactor_;
+    reactor::per_descriptor_data data_ = nullptr;
+    int descriptor_ = -1;
+    bool read_expired_ = false;
+    bool write_expired_ = false;
+    bool nudged_ = false;
+    std::int64_t read_deadline_ = 0;
+    std::int64_t write_deadline_ = 0;
+    read_op read_;
+    write_op write_;
+};
+
+// recv() that tells the peer's whole state without taking bytes: would_block, 0 (end), n > 0, or the error.
+io_result peek(int descriptor) noexcept;
+
+}  // namespace latchkey::gateway

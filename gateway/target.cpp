@@ -1,0 +1,215 @@
+#include "gateway/target.hpp"
+
+#include <cstring>
+
+#include "gateway/text.hpp"
+
+namespace latchkey::gateway {
+namespace {
+
+enum : std::uint8_t { path_plain = 1, path_ok = 2, query_ok = 4 };
+
+// path_plain: needs no second look. path_ok: may stand in a path. Real clients send |, ^, {, } and quotes unescaped; a backslash
+// is a separator to some servers and is not taken.
+constexpr std::array<std::uint8_t, 256> make_table() {
+    std::array<std::uint8_t, 256> t{};
+    for (int c = 0x21; c < 0x7f; ++c) {
+        std::uint8_t m = 0;
+        if (c != '#') m |= query_ok;
+        if (c != '#' && c != '\\' && c != '?') m |= path_ok;
+        if ((m & path_ok) && c != '%' && c != '.' && c != '/' && c != ';') m |= path_plain;
+        t[static_cast<std::size_t>(c)] = m;
+    }
+    return t;
+}
+constexpr auto table = make_table();
+constexpr bool has(char c, std::uint8_t cls) noexcept { return (table[static_cast<unsigned char>(c)] & cls) != 0; }
+
+// Where nothing needs a rewrite: no escape, no "//", no segment that begins with a dot.
+bool is_normal(std::string_view path) noexcept {
+    char before = 0;
+    for (char const c : path) {
+        bool const starts_segment = before == '/';
+        before = c;
+        if (has(c, path_plain) || c == ';') continue;
+        if ((c != '/' && c != '.') || starts_segment) return false;
+    }
+    return true;
+}
+
+// `at` stands behind a '%'. Continues a check of UTF-8 against overlong forms, which some decoders take for ASCII.
+bool overlong(unsigned lead, std::string_view rest) noexcept {
+    if (lead == 0xc0 || lead == 0xc1 || lead >= 0xf5) return true;
+    if (lead != 0xe0 && lead != 0xf0) return false;
+    if (rest.size() < 3 || rest[0] != '%') return false;
+    int const high = hex_value(rest[1]);
+    int const low = hex_value(rest[2]);
+    if (high < 0 || low < 0) return false;
+    int const next = high * 16 + low;
+    return lead == 0xe0 ? next < 0xa0 : next < 0x90;
+}
+
+// Decodes unreserved characters in place; returns the new size, or npos where an escape is not to be taken.
+constexpr std::size_t invalid = std::string_view::npos;
+
+std::size_t decode(char* path, std::size_t size, bool& encoded_slash) noexcept {
+    std::size_t w = 0;
+    for (std::size_t r = 0; r < size;) {
+        if (path[r] != '%') {
+            path[w++] = path[r++];
+            continue;
+        }
+        int const high = r + 2 < size ? hex_value(path[r + 1]) : -1;
+        int const low = r + 2 < size ? hex_value(path[r + 2]) : -1;
+        if (high < 0 || low < 0) return invalid;
+        auto const byte = static_cast<unsigned>(high * 16 + low);
+        if (byte < 0x20 || byte == 0x7f || byte == '\\') return invalid;
+        if (byte >= 0x80 && overlong(byte, {path + r + 3, size - r - 3})) return invalid;
+        if (byte == '/') encoded_slash = true;
+        if (is(static_cast<char>(byte), char_class::unreserved) && byte < 0x80) {
+            path[w++] = static_cast<char>(byte);
+        } else {
+            path[w++] = path[r];
+            path[w++] = path[r + 1];
+            path[w++] = path[r + 2];
+        }
+        r += 3;
+    }
+    return w;
+}
+
+// A segment that is a dot segment once its parameters are cut off ("..;a=b"): servers disagree on what it means.
+bool dotted_parameters(std::string_view segment) noexcept {
+    auto const cut = segment.substr(0, segment.find(';'));
+    return cut.size() < segment.size() && (cut == "." || cut == ".." || cut.empty());
+}
+
+// Merges slashes and resolves dot segments in place (RFC 3986 section 5.2.4). path[0] is '/'.
+std::size_t resolve(char* path, std::size_t size) noexcept {
+    std::size_t w = 0;
+    for (std::size_t r = 0; r < size;) {
+        while (r < size && path[r] == '/') ++r;
+        std::size_t end = r;
+        while (end < size && path[end] != '/') ++end;
+        std::string_view const segment(path + r, end - r);
+        bool const last = end == size;
+        if (dotted_parameters(segment)) return invalid;
+        if (segment == "..") {
+            if (w == 0) return invalid;
+            while (path[--w] != '/') {
+            }
+            if (last) path[w++] = '/';
+        } else if (segment.empty() || segment == ".") {
+            if (last) path[w++] = '/';
+        } else {
+            path[w++] = '/';
+            std::memmove(path + w, segment.data(), segment.size());
+            w += segment.size();
+        }
+        r = end;
+    }
+    return w;
+}
+
+// "http://authority" in front of the path (RFC 9112 section 3.2.2). False: no valid absolute form.
+bool cut_authority(std::string_view& target, std::string_view& authority) noexcept {
+    constexpr std::string_view scheme = "http://";
+    if (target.size() <= scheme.size() || !equals_lower(target.substr(0, scheme.size()), scheme)) return false;
+    target.remove_prefix(scheme.size());
+    auto const end = target.find_first_of("/?#");
+    authority = target.substr(0, end);
+    target = end == std::string_view::npos ? std::string_view{} : target.substr(end);
+    return !authority.empty();
+}
+
+}  // namespace
+
+refusal normalise_target(char* data, std::size_t size, std::string_view method, request_target& out) noexcept {
+    out = {};
+    std::string_view target(data, size);
+    if (target == "*") {
+        out.path = target;
+        return method == "OPTIONS" ? refusal::none : refusal::invalid_target;
+    }
+    if (target.empty()) return refusal::invalid_target;
+    if (target.front() != '/' && !cut_authority(target, out.authority)) return refusal::invalid_target;
+
+    auto const mark = target.find('?');
+    if (mark != std::string_view::npos) out.query = target.substr(mark);
+    for (char const c : out.query)
+        if (!has(c, query_ok)) return refusal::invalid_target;
+
+    std::string_view path = target.substr(0, mark);
+    if (path.empty()) {  // "http://host" and "http://host?q": the path is "/" (RFC 9110 section 4.2.3)
+        out.path = "/";
+        return refusal::none;
+    }
+    if (!is_normal(path)) {
+        for (char const c : path)
+            if (!has(c, path_ok)) return refusal::invalid_target;
+        char* const begin = data + (path.data() - data);
+        std::size_t n = decode(begin, path.size(), out.encoded_slash);
+        if (n != invalid) n = resolve(begin, n);
+        if (n == invalid) return refusal::invalid_target;
+        path = {begin, n};
+    } else if (path.find(';') != std::string_view::npos) {
+        for (auto rest = path; !rest.empty();) {
+            rest.remove_prefix(1);
+            auto const slash = rest.find('/');
+            if (dotted_parameters(rest.substr(0, slash))) return refusal::invalid_target;
+            rest = slash == std::string_view::npos ? std::string_view{} : rest.substr(slash);
+        }
+    }
+    out.path = path;
+    return refusal::none;
+}
+
+bool parse_host(std::string_view authority, host_name& out) noexcept {
+    std::string_view host = authority;
+    std::string_view port;
+    if (!host.empty() && host.front() == '[') {  // IPv6 literal
+        auto const end = host.find(']');
+        if (end == std::string_view::npos || end < 3) return false;
+        port = host.substr(end + 1);
+        host = host.substr(0, end + 1);
+        for (char const c : host.substr(1, host.size() - 2))
+            if (!is(c, char_class::hex) && c != ':' && c != '.') return false;
+    } else {
+        auto const colon = host.find(':');
+        if (colon != std::string_view::npos) {
+            port = host.substr(colon);
+            host = host.substr(0, colon);
+        }
+        if (!all(host, char_class::host)) return false;
+        if (host.size() > 1 && host.back() == '.') host.remove_suffix(1);
+        if (host.empty() || host.front() == '.' || host.back() == '.' || host.find("..") != std::string_view::npos) return false;
+    }
+    if (!port.empty()) {
+        if (port.front() != ':') return false;
+        port.remove_prefix(1);
+        if (port.size() > 5 || !all(port, char_class::digit)) return false;
+        unsigned n = 0;
+        for (char const c : port) n = n * 10 + static_cast<unsigned>(c - '0');
+        if (n > 65535) return false;
+    }
+    if (host.empty() || host.size() > 255) return false;
+    for (std::size_t i = 0; i < host.size(); ++i) out.text[i] = lower(host[i]);
+    out.size = host.size();
+    return true;
+}
+
+bool same_authority(std::string_view a, std::string_view b) noexcept {
+    host_name x;
+    host_name y;
+    if (!parse_host(a, x) || !parse_host(b, y) || x.view() != y.view()) return false;
+    auto const port = [](std::string_view s) {
+        auto const colon = s.rfind(':');
+        if (colon == std::string_view::npos || s.back() == ']' || colon + 1 == s.size()) return 80U;
+        unsigned n = 0;
+        for (char const c : s.substr(colon + 1)) n = n * 10 + static_cast<unsigned>(c - '0');
+        return n;
+    };
+    return port(a) == port(b);
+}
+
+}  // namespace latchkey::gateway

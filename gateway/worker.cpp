@@ -1,0 +1,357 @@
+#include "gateway/worker.hpp"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <boost/asio/detail/epoll_reactor.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <cassert>
+#include <cstring>
+#include <ctime>
+#include <span>
+
+#include "base/clock.hpp"
+#include "base/ids.hpp"
+#include "base/log.hpp"
+#include "gateway/text.hpp"
+
+namespace latchkey::gateway {
+namespace {
+
+constexpr auto sweep_interval = std::chrono::milliseconds(100);
+constexpr auto accept_pause = std::chrono::milliseconds(50);  // after EMFILE (fault R1)
+constexpr unsigned accepts_per_turn = 64;                     // then others get their turn
+constexpr std::size_t large_buffer_bytes = 256U << 10U;
+constexpr std::size_t large_buffers_bytes_max = 16U << 20U;  // per worker
+constexpr std::size_t frames_kept = 64;
+constexpr std::size_t buffers_kept = 64;
+
+std::size_t small_buffer_for(conf::limits const& l) {
+    constexpr std::size_t least = 64U << 10U;
+    constexpr std::size_t added = 8U << 10U;  // what rewriting may add to a head
+    return std::max(least, std::bit_ceil(std::max<std::size_t>(l.head_bytes, l.response_head_bytes) + added));
+}
+
+std::uint64_t mix(std::uint64_t z) noexcept {  // SplitMix64's finalizer: a bijection
+    z = (z ^ (z >> 30U)) * 0xbf58476d1ce4e5b9ULL;
+    z = (z ^ (z >> 27U)) * 0x94d049bb133111ebULL;
+    return z ^ (z >> 31U);
+}
+
+void put_hex(char* out, std::uint64_t v) noexcept {
+    constexpr std::string_view digits = "0123456789abcdef";
+    for (int i = 15; i >= 0; --i) {
+        out[i] = digits[v & 15U];
+        v >>= 4U;
+    }
+}
+
+int open_reserve() noexcept { return ::open("/dev/null", O_RDONLY | O_CLOEXEC); }
+
+}  // namespace
+
+// --- common
+
+common::common(conf::settings s)
+    : settings(std::move(s)),
+      router(settings.apis),
+      connections(settings.limit.connections, settings.limit.connections_per_address),
+      small_buffer_bytes(small_buffer_for(settings.limit)),
+      large_buffers_per_worker(large_buffers_bytes_max / large_buffer_bytes) {
+    for (auto const& text : settings.trusted_proxies) {
+        boost::system::error_code ec;
+        bool const v6 = text.find(':') != std::string::npos;
+        bool const bare = text.find('/') == std::string::npos;
+        if (v6) {
+            auto const n = asio::ip::make_network_v6(bare ? text + "/128" : text, ec);
+            if (!ec) trusted_v6_.push_back(n);
+        } else {
+            auto const n = asio::ip::make_network_v4(bare ? text + "/32" : text, ec);
+            if (!ec) trusted_v4_.push_back(n);
+        }
+        if (ec) throw std::runtime_error(fmt::format("trusted_proxies: '{}' is neither an address nor a CIDR block", text));
+    }
+}
+
+bool common::trusts(ip_address const& peer) const noexcept {
+    if (peer.is_v4()) {
+        auto const bits = peer.to_v4().to_uint();
+        return std::any_of(trusted_v4_.begin(), trusted_v4_.end(),
+                           [&](auto const& n) { return (bits & n.netmask().to_uint()) == n.network().to_uint(); });
+    }
+    auto const bytes = peer.to_v6().to_bytes();
+    return std::any_of(trusted_v6_.begin(), trusted_v6_.end(), [&](auto const& n) {
+        auto const net = n.network().to_bytes();
+        for (unsigned bit = 0; bit < n.prefix_length(); ++bit)
+            if (((bytes[bit / 8] ^ net[bit / 8]) >> (7U - bit % 8) & 1U) != 0) return false;
+        return true;
+    });
+}
+
+// --- worker
+
+struct worker::acceptor {
+    explicit acceptor(io_context& io) : socket(io), pause(io) {}
+    asio::ip::tcp::acceptor socket;
+    asio::steady_timer pause;
+    listener_address address;
+    std::int64_t complained_ns = 0;
+};
+
+worker::worker(common& shared, usage::ring& ring, unsigned index, unsigned workers)
+    : shared_(shared),
+      ring_(ring),
+      index_(index),
+      io_(1),
+      reactor_(asio::use_service<reactor>(io_)),
+      buffers_(shared.small_buffer_bytes, large_buffer_bytes, shared.large_buffers_per_worker),
+      request_head_(std::make_unique<head>()),
+      response_head_(std::make_unique<head>()),
+      sweep_timer_(io_),
+      in_flight_max_((shared.settings.limit.requests_in_flight + workers - 1) / workers) {
+    reactor_.init_task();
+    for (auto const& a : shared.settings.apis) groups_.push_back(std::make_unique<target_group>(reactor_, a));
+    random_bytes(std::as_writable_bytes(std::span(&id_prefix_, 1)));
+    random_bytes(std::as_writable_bytes(std::span(&id_secret_, 1)));
+    random_bytes(std::as_writable_bytes(std::span(random_state_)));
+    reserve_descriptor_ = open_reserve();
+    set_clock(steady_ns());
+}
+
+worker::~worker() {
+    assert(!thread_.joinable());
+    if (reserve_descriptor_ >= 0) ::close(reserve_descriptor_);
+}
+
+void worker::listen(int descriptor, std::uint16_t port) {
+    auto a = std::make_unique<acceptor>(io_);
+    sockaddr_storage bound{};
+    socklen_t size = sizeof bound;
+    ::getsockname(descriptor, reinterpret_cast<sockaddr*>(&bound), &size);
+    a->socket.assign(bound.ss_family == AF_INET6 ? asio::ip::tcp::v6() : asio::ip::tcp::v4(), descriptor);
+    a->socket.non_blocking(true);
+    a->address = {port, std::to_string(port)};
+    acceptors_.push_back(std::move(a));
+}
+
+void worker::set_addresses(std::size_t api, std::size_t target, std::vector<tcp_endpoint> addresses) {
+    groups_[api]->targets()[target]->set_addresses(std::move(addresses));
+}
+
+void worker::start() {
+    thread_ = std::thread([this] { run(); });
+}
+
+void worker::join() {
+    if (thread_.joinable()) thread_.join();
+}
+
+void worker::run() {
+    pthread_setname_np(pthread_self(), fmt::format("worker-{}", index_).c_str());
+    for (auto& a : acceptors_) accept_some(*a);
+    wait_for_sweep();
+    io_.run();
+}
+
+// --- accepting: many a turn, never more than the limits, and never in a spin when descriptors run out
+
+void worker::accept_some(acceptor& a) {
+    a.socket.async_wait(asio::ip::tcp::acceptor::wait_read, [this, &a](error_code const& ec) {
+        if (ec || draining_) return;
+        int const listener = a.socket.native_handle();
+        for (unsigned i = 0; i < accepts_per_turn; ++i) {
+            int const fd = ::accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+            if (fd >= 0) {
+                adopt(fd, a.address);
+                continue;
+            }
+            if (errno == EINTR || errno == ECONNABORTED) continue;
+            if (errno == EAGAIN || errno == EWOULDBLOCK) break;
+            if (shed_one(a)) return;
+            break;
+        }
+        accept_some(a);
+    });
+}
+
+// Out of descriptors or memory: the reserve descriptor takes one waiting client off the queue and closes it, so that it learns of
+// its fate; then accepting rests a while. True: it goes on by itself.
+bool worker::shed_one(acceptor& a) noexcept {
+    int const why = errno;
+    if ((why == EMFILE || why == ENFILE) && reserve_descriptor_ >= 0) {
+        ::close(std::exchange(reserve_descriptor_, -1));
+        int const fd = ::accept4(a.socket.native_handle(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd >= 0) {
+            ::close(fd);
+            counts_.shed.add();
+        }
+        reserve_descriptor_ = open_reserve();
+    }
+    std::int64_t const now = steady_ns();
+    if (now - a.complained_ns > 5'000'000'000) {
+        a.complained_ns = now;
+        log::warn("accept", "connections wait: {}; raise the descriptor limit or lower limits.connections", std::strerror(why));
+    }
+    a.pause.expires_after(accept_pause);
+    a.pause.async_wait([this, &a](error_code const& ec) {
+        if (!ec && !draining_) accept_some(a);
+    });
+    return true;
+}
+
+void worker::adopt(int descriptor, listener_address const& at) {
+    sockaddr_storage peer{};
+    socklen_t size = sizeof peer;
+    address_bytes bytes{};
+    std::array<char, 46> text{};
+    ip_address address;
+    if (::getpeername(descriptor, reinterpret_cast<sockaddr*>(&peer), &size) != 0) {
+        ::close(descriptor);  // gone already
+        return;
+    }
+    if (peer.ss_family == AF_INET) {
+        auto const& v4 = reinterpret_cast<sockaddr_in const&>(peer);
+        bytes[10] = bytes[11] = 0xff;
+        std::memcpy(bytes.data() + 12, &v4.sin_addr, 4);
+        ::inet_ntop(AF_INET, &v4.sin_addr, text.data(), text.size());
+        address = asio::ip::address_v4(ntohl(v4.sin_addr.s_addr));
+    } else {
+        auto const& v6 = reinterpret_cast<sockaddr_in6 const&>(peer);
+        std::memcpy(bytes.data(), &v6.sin6_addr, 16);
+        asio::ip::address_v6::bytes_type raw{};
+        std::memcpy(raw.data(), bytes.data(), 16);
+        address = asio::ip::address_v6(raw);
+        if (IN6_IS_ADDR_V4MAPPED(&v6.sin6_addr)) address = asio::ip::make_address_v4(asio::ip::v4_mapped, address.to_v6());
+        ::inet_ntop(address.is_v4() ? AF_INET : AF_INET6, bytes.data() + (address.is_v4() ? 12 : 0), text.data(), text.size());
+    }
+    if (!shared_.connections.enter(bytes)) {
+        ::close(descriptor);
+        counts_.shed.add();
+        return;
+    }
+    counts_.accepted.add();
+    auto* const s = new session(*this, bytes, text.data(), shared_.trusts(address), at);
+    if (s->open(descriptor, steady_ns())) {
+        shared_.connections.leave(bytes);
+        delete s;
+        return;
+    }
+    sessions_.push_back(*s);
+    s->run();
+}
+
+void worker::finished(session& s) noexcept {
+    shared_.connections.leave(s.address());
+    sessions_.erase(sessions_.iterator_to(s));
+    delete &s;
+    maybe_stop();
+}
+
+// --- the sweep: deadlines, the wall clock, memory that is not needed any more
+
+void worker::wait_for_sweep() {
+    sweep_timer_.expires_after(sweep_interval);
+    sweep_timer_.async_wait([this](error_code const& ec) {
+        if (ec) return;
+        sweep();
+        maybe_stop();
+        if (!(draining_ && sessions_.empty())) wait_for_sweep();
+    });
+}
+
+void worker::sweep() {
+    std::int64_t const now = steady_ns();
+    set_clock(now);
+    for (auto& s : sessions_) s.sweep(now);
+    std::size_t upstream_connections = 0;
+    for (auto& g : groups_) {
+        for (auto& t : g->targets()) {
+            t->sweep(now);
+            upstream_connections += t->count();
+        }
+    }
+    auto& gauge = counts_.upstream_connections;
+    gauge.add(upstream_connections - gauge.get());
+    if (++sweeps_ % 4 == 0) {
+        buffers_.trim(buffers_kept);
+        frame_pool::trim(frames_kept);
+    }
+}
+
+void worker::set_clock(std::int64_t now_ns) noexcept {
+    std::int64_t const wall = latchkey::wall_ms();
+    wall_offset_ms_ = wall - now_ns / 1'000'000;
+    std::int64_t const second = wall / 1000;
+    if (second == date_second_) return;
+    date_second_ = second;
+    auto const t = static_cast<std::time_t>(second);
+    std::tm utc{};
+    ::gmtime_r(&t, &utc);
+    std::strftime(date_.data(), date_.size(), "%a, %d %b %Y %H:%M:%S GMT", &utc);
+}
+
+// --- ending
+
+void worker::drain() noexcept {
+    draining_ = true;
+    for (auto& a : acceptors_) {
+        boost::system::error_code ignored;
+        a->socket.close(ignored);
+        a->pause.cancel();
+    }
+    for (auto& s : sessions_) s.end_if_idle();
+    maybe_stop();
+}
+
+void worker::close_all() noexcept {
+    draining_ = closing_ = true;
+    for (auto& s : sessions_) s.end_now();
+    maybe_stop();
+}
+
+// Once drained, nothing must stay that keeps the loop running.
+void worker::maybe_stop() noexcept {
+    if (!draining_ || !sessions_.empty()) return;
+    sweep_timer_.cancel();
+    for (auto& g : groups_)
+        for (auto& t : g->targets()) t->close_all();
+}
+
+// --- identifiers
+
+void worker::make_request_id(char* out) noexcept {
+    put_hex(out, id_prefix_);
+    put_hex(out + 16, mix(++id_counter_ ^ id_secret_));
+}
+
+void worker::make_trace_hex(char* out, std::size_t digits) noexcept {
+    std::array<char, 16> word;
+    while (digits > 0) {
+        put_hex(word.data(), next_random() | 1U);
+        std::size_t const n = std::min<std::size_t>(digits, 16);
+        std::memcpy(out, word.data() + 16 - n, n);
+        out += n;
+        digits -= n;
+    }
+}
+
+std::uint64_t worker::next_random() noexcept {  // xoshiro256+ (public domain algorithm by Blackman and Vigna)
+    auto& s = random_state_;
+    std::uint64_t const result = s[0] + s[3];
+    std::uint64_t const t = s[1] << 17U;
+    s[2] ^= s[0];
+    s[3] ^= s[1];
+    s[1] ^= s[2];
+    s[0] ^= s[3];
+    s[2] ^= t;
+    s[3] = std::rotl(s[3], 45);
+    return result;
+}
+
+}  // namespace latchkey::gateway

@@ -1,0 +1,160 @@
+#pragma once
+// One worker: a thread, an io_context, an acceptor per listen address, its sessions, its upstream connections, its key table, its
+// usage ring. Nothing of it is touched by another thread but through post() and the counters.
+
+#include <array>
+#include <atomic>
+#include <boost/asio/ip/network_v4.hpp>
+#include <boost/asio/ip/network_v6.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/intrusive/list.hpp>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "conf/settings.hpp"
+#include "gateway/buffer_pool.hpp"
+#include "gateway/connection_limit.hpp"
+#include "gateway/head.hpp"
+#include "gateway/net.hpp"
+#include "gateway/router.hpp"
+#include "gateway/session.hpp"
+#include "gateway/upstream.hpp"
+#include "keystore/key_table.hpp"
+#include "usage/ring.hpp"
+
+namespace latchkey::gateway {
+
+// Written by one worker, read by anyone: plain stores and loads, no read-modify-write.
+class tally {
+  public:
+    void add(std::uint64_t n = 1) noexcept {
+        value_.store(value_.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
+    }
+    void subtract(std::uint64_t n = 1) noexcept { add(~n + 1); }
+    std::uint64_t get() const noexcept { return value_.load(std::memory_order_relaxed); }
+
+  private:
+    std::atomic<std::uint64_t> value_{0};
+};
+
+struct tallies {
+    tally accepted, shed, requests, in_flight, forwarded, refused, upstream_failures, upstream_retries, client_aborts,
+        request_bytes, response_bytes, upstream_connections;
+    std::array<tally, 6> status_class;
+};
+
+// What all workers share: read-only but for the connection counts.
+struct common {
+    explicit common(conf::settings s);
+    bool trusts(ip_address const& peer) const noexcept;  // is it one of settings.trusted_proxies?
+
+    conf::settings settings;
+    gateway::router router;
+    connection_limit connections;
+    std::size_t small_buffer_bytes;
+    std::size_t large_buffers_per_worker;
+
+  private:
+    std::vector<asio::ip::network_v4> trusted_v4_;
+    std::vector<asio::ip::network_v6> trusted_v6_;
+};
+
+// A listening socket's address as sessions need it.
+struct listener_address {
+    std::uint16_t port = 0;
+    std::string port_text;
+};
+
+class worker {
+  public:
+    worker(common& shared, usage::ring& ring, unsigned index, unsigned workers);
+    ~worker();
+    worker(worker const&) = delete;
+    worker& operator=(worker const&) = delete;
+
+    // --- before the thread starts
+    // Takes over a listening descriptor.
+    void listen(int descriptor, std::uint16_t port);
+    keystore::key_table& keys() noexcept { return keys_; }
+    void set_addresses(std::size_t api, std::size_t target, std::vector<tcp_endpoint> addresses);
+
+    // --- from another thread
+    void start();
+    void join();
+    template <class F>
+    void post(F f) {
+        asio::post(io_, std::move(f));
+    }
+    tallies const& counts() const noexcept { return counts_; }
+
+    // --- on the worker's thread (posted)
+    void drain() noexcept;      // stop accepting, end idle connections; the loop ends with the last session
+    void close_all() noexcept;  // end every session now
+
+    // --- for sessions, on the worker's thread
+    common const& shared() const noexcept { return shared_; }
+    reactor& poller() noexcept { return reactor_; }
+    buffer_pool& buffers() noexcept { return buffers_; }
+    usage::ring& ring() noexcept { return ring_; }
+    tallies& count() noexcept { return counts_; }
+    target_group& group(std::size_t api) noexcept { return *groups_[api]; }
+    head& request_scratch() noexcept { return *request_head_; }    // valid until the next co_await
+    head& response_scratch() noexcept { return *response_head_; }  // likewise
+    bool draining() const noexcept { return draining_; }
+    bool closing() const noexcept { return closing_; }
+    bool overloaded() const noexcept { return in_flight_max_ != 0 && counts_.in_flight.get() >= in_flight_max_; }
+    std::string_view date() const noexcept { return {date_.data(), 29}; }
+    std::int64_t wall_ms(std::int64_t steady_ns_) const noexcept { return wall_offset_ms_ + steady_ns_ / 1'000'000; }
+
+    // 32 lower-case hex characters, unique over processes (a random half) and within this one (a mixed counter).
+    void make_request_id(char* out) noexcept;
+    // `digits` lower-case hex characters, not all zero; for trace ids, not for secrets.
+    void make_trace_hex(char* out, std::size_t digits) noexcept;
+
+    void finished(session&) noexcept;  // the session's last act: it is freed
+
+  private:
+    struct acceptor;
+    void run();
+    void accept_some(acceptor&);
+    void adopt(int descriptor, listener_address const&);
+    bool shed_one(acceptor&) noexcept;
+    void wait_for_sweep();
+    void sweep();
+    void set_clock(std::int64_t now_ns) noexcept;
+    void maybe_stop() noexcept;
+    std::uint64_t next_random() noexcept;
+
+    common& shared_;
+    usage::ring& ring_;
+    unsigned index_;
+    io_context io_;
+    reactor& reactor_;
+    buffer_pool buffers_;
+    keystore::key_table keys_;
+    tallies counts_;
+    std::unique_ptr<head> request_head_;
+    std::unique_ptr<head> response_head_;
+    std::vector<std::unique_ptr<target_group>> groups_;
+    std::vector<std::unique_ptr<acceptor>> acceptors_;
+    intrusive::list<session, intrusive::constant_time_size<true>> sessions_;
+    asio::steady_timer sweep_timer_;
+    std::thread thread_;
+    std::uint64_t in_flight_max_;
+    std::int64_t wall_offset_ms_ = 0;
+    std::int64_t date_second_ = -1;
+    std::array<char, 32> date_{};
+    std::uint64_t id_prefix_ = 0;
+    std::uint64_t id_secret_ = 0;
+    std::uint64_t id_counter_ = 0;
+    std::array<std::uint64_t, 4> random_state_{};
+    int reserve_descriptor_ = -1;
+    unsigned sweeps_ = 0;
+    bool draining_ = false;
+    bool closing_ = false;
+};
+
+}  // namespace latchkey::gateway
