@@ -4,11 +4,14 @@
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
 
+#include <algorithm>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
 
 #include "base/clock.hpp"
+#include "base/utf8.hpp"
 
 namespace latchkey::log {
 namespace {
@@ -49,6 +52,26 @@ std::string_view name_of(level at) {
     return "info";
 }
 
+// `text` with control characters as \u00xx, a backslash before each of `specials`, and U+FFFD for each byte that is not UTF-8.
+std::string escaped(std::string_view text, std::string_view specials) {
+    std::string out;
+    out.reserve(text.size() + 2);
+    while (!text.empty()) {
+        std::size_t const bytes = utf8_character(text);
+        auto const character = text.substr(0, bytes);
+        if (bytes == 0) {
+            out += "\uFFFD";
+        } else if (is_control(character)) {
+            fmt::format_to(std::back_inserter(out), "\\u{:04x}", static_cast<unsigned char>(character.back()));
+        } else {
+            if (specials.find(character) != std::string_view::npos) out.push_back('\\');
+            out += character;
+        }
+        text.remove_prefix(std::max<std::size_t>(bytes, 1));
+    }
+    return out;
+}
+
 }  // namespace
 
 void start(level threshold, std::string const& file, bool json) {
@@ -73,28 +96,11 @@ void start(level threshold, std::string const& file, bool json) {
 
 void stop() noexcept {
     std::unique_lock const lock(the().guard);
+    the().pool.reset();  // joins its thread after the queue is written: nobody else holds the logger then
     the().logger.reset();
-    the().pool.reset();  // joins its thread after the queue is written
 }
 
-std::string quoted(std::string_view text) {
-    std::string out;
-    out.reserve(text.size() + 2);
-    out.push_back('"');
-    for (char const c : text) {
-        auto const u = static_cast<unsigned char>(c);
-        if (c == '"' || c == '\\') {
-            out.push_back('\\');
-            out.push_back(c);
-        } else if (u < 0x20 || u >= 0x7f) {
-            fmt::format_to(std::back_inserter(out), "\\u{:04x}", u);
-        } else {
-            out.push_back(c);
-        }
-    }
-    out.push_back('"');
-    return out;
-}
+std::string quoted(std::string_view text) { return '"' + escaped(text, "\"\\") + '"'; }
 
 void write(level at, std::string_view event, std::string_view detail) {
     std::shared_lock const lock(the().guard);
@@ -105,7 +111,7 @@ void write(level at, std::string_view event, std::string_view detail) {
         logger->log(to_spdlog(at), "{{\"time\":\"{}\",\"level\":\"{}\",\"event\":{},\"detail\":{}}}", now, name_of(at),
                     quoted(event), quoted(detail));
     else
-        logger->log(to_spdlog(at), "{} {:7} {}: {}", now, name_of(at), event, detail);
+        logger->log(to_spdlog(at), "{} {:7} {}: {}", now, name_of(at), escaped(event, ""), escaped(detail, ""));
 }
 
 }  // namespace latchkey::log

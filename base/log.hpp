@@ -20,7 +20,8 @@ void start(level threshold, std::string const& file, bool json);
 // Flushes what is queued and stops the background thread; later lines are dropped.
 void stop() noexcept;
 
-// Escapes control bytes, quotes and backslashes so that text from outside stays inside its line (ASVS 16.4.1).
+// A JSON string of UTF-8: controls (C1 too), quotes and backslashes are escaped, so that text from outside stays inside its line
+// (ASVS 16.4.1); bytes that are not UTF-8 become U+FFFD. Plain lines are treated the same but for quotes and backslashes.
 std::string quoted(std::string_view text);
 
 void write(level at, std::string_view event, std::string_view detail);

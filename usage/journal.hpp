@@ -31,16 +31,22 @@ class journal {
     journal(journal const&) = delete;
     journal& operator=(journal const&) = delete;
 
-    // One transaction: the block, and "ring `ring_id` is journalled up to `cursor`".
+    // One transaction: the block, and "ring `ring_id` is journalled up to `cursor`". `conflict` where the ring is journalled that
+    // far already; `io` too where the file was removed or replaced under us. After an error nothing of it is in the file.
     result<void> append(std::string_view ring_id, std::uint64_t cursor, block_meta const&, std::string_view block);
     // The cursor of a ring; nullopt: never seen.
     result<std::optional<std::uint64_t>> cursor_of(std::string_view ring_id);
     result<void> forget_ring(std::string_view ring_id);
+    // The folder where the rings last lay; empty: never said.
+    result<std::string> ring_dir();
+    result<void> set_ring_dir(std::string_view folder);
     // Removes blocks whose last record is older than `before_ms`; returns how many records went.
     result<std::uint64_t> remove_before(std::int64_t before_ms);
 
     // Visits blocks that may hold records of [from_ms, to_ms), in order of appending; `visit` false stops. The block is
-    // already decompressed and its checksum proven; a damaged one is reported to `damaged` and skipped.
+    // already decompressed and its checksum proven; a damaged one is reported to `damaged` and skipped. What is visited is what
+    // stood in the file at the call, without blocks that remove_before() takes meanwhile; no lock is held during `visit`, so a
+    // slow reader hinders neither the writer nor its checkpoints.
     result<void> each_block(std::int64_t from_ms, std::int64_t to_ms, std::function<bool(std::string_view packed)> const& visit,
                             std::function<void(std::int64_t block_id, std::string_view why)> const& damaged);
     result<std::uint64_t> record_count();

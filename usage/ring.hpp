@@ -20,7 +20,8 @@ class ring {
   public:
     // Opens or makes `file` (mode 0600, never through a symbolic link) with a data area of `bytes` (a power of two, from
     // 64 KiB). An existing file of the same size goes on at its positions; of another size: `conflict`, recover and remove it
-    // first.
+    // first. `bytes` 0 takes an existing file as it is and makes none: `not_found` where there is none, or one that was never
+    // finished. A link or a file that is not ours alone: `not_allowed`. Held by a running process: `busy`. Damaged: `corrupt`.
     static result<std::unique_ptr<ring>> open(std::string const& file, std::uint64_t bytes);
     ~ring();
     ring(ring const&) = delete;
@@ -29,7 +30,7 @@ class ring {
     // --- producer: the worker's thread. No allocation, no system call, no lock.
 
     // Copies the record behind the committed ones. False: no room; counted in dropped() unless `count_drop` is false.
-    bool prepare(record const&) noexcept;
+    bool prepare(record const&, bool count_drop = true) noexcept;
     // Makes the prepared record final. The outcome, status, bytes and times may be set to what happened at last.
     void commit() noexcept;
     void commit(outcome end, std::uint64_t response_bytes, std::uint32_t duration_us) noexcept;
@@ -46,10 +47,12 @@ class ring {
     // --- consumer: the flusher's thread (or recovery, when no producer runs)
     std::string_view id() const noexcept;   // 32 hex characters, made with the file
     std::uint64_t cursor() const noexcept;  // position up to which the journal has everything
+    std::uint64_t size() const noexcept { return mask_ + 1; }
     // Visits committed records from `from` on, at most `max_records`; returns the position behind the last one visited.
-    // With `recover` a prepared record is committed first. A damaged record (length, checksum) ends the visit: `corrupt`.
+    // A damaged record (length, checksum) ends the visit: `corrupt`. The visitor's views hold until release().
     template <class Visit>
     result<std::uint64_t> read(std::uint64_t from, std::size_t max_records, Visit&& visit);
+    // Commits the record that a killed producer had prepared, if there is one. Only where no producer runs.
     void recover_prepared() noexcept;
     // Frees everything before `position` for the producer, after the journal has committed it.
     void release(std::uint64_t position) noexcept;
@@ -57,6 +60,7 @@ class ring {
   private:
     ring() = default;
     bool read_one(std::uint64_t& position, record& out, bool& damaged) const noexcept;
+    std::uint64_t frame_at(std::uint64_t position, std::uint64_t room, record& out) const noexcept;
     struct layout;
     layout* shared_ = nullptr;
     unsigned char* data_ = nullptr;

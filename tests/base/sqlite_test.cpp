@@ -1,0 +1,151 @@
+#include "base/sqlite.hpp"
+
+#include <array>
+
+#include "tests/base/scratch.hpp"
+
+using namespace latchkey;
+using namespace latchkey::testing;
+using sqlite::database;
+using sqlite::transaction;
+
+namespace {
+
+constexpr std::array<char const*, 1> first{"CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT, c BLOB) STRICT;"};
+constexpr std::array<char const*, 2> second{
+    first[0], "ALTER TABLE t ADD COLUMN d INTEGER NOT NULL DEFAULT 7; INSERT INTO t (b) VALUES ('2');"};
+constexpr std::array<char const*, 2> failing{first[0], "CREATE TABLE u (x); CREATE TABLE t (x);"};
+sqlite::schema const version_1{42, "a test", first};
+sqlite::schema const version_2{42, "a test", second};
+sqlite::schema const version_bad{42, "a test", failing};
+
+database opened(std::string const& file, sqlite::schema const& schema = version_1) {
+    auto db = database::open(file, {.create = true, .read_only = false, .busy_timeout = std::chrono::milliseconds(30)});
+    REQUIRE(db);
+    REQUIRE(db->adopt(schema));
+    return std::move(*db);
+}
+
+}  // namespace
+
+TEST_CASE("values come back as they were bound") {
+    scratch_dir const dir;
+    auto db = opened(dir.file("t.db"));
+    std::string const text("with\0zero and \xC3\xAB", 16);
+    std::array<unsigned char, 4> const bytes{0, 255, 1, 0};
+    auto insert = db.prepare("INSERT INTO t VALUES (?1, ?2, ?3)").value();
+    REQUIRE(insert.bind(1, INT64_MIN).bind(2, text).bind_blob(3, bytes).run());
+    CHECK(db.changed_rows() == 1);
+    REQUIRE(insert.bind(1, 5).bind(2, std::string_view()).bind_blob(3, {}).run());
+    REQUIRE(insert.bind(1, 6).bind_null(2).bind_null(3).run());
+    auto select = db.prepare("SELECT a, b, c, b IS NULL, c IS NULL FROM t ORDER BY a").value();
+    REQUIRE(*select.step());
+    CHECK(select.int64(0) == INT64_MIN);
+    CHECK(select.text(1) == text);
+    CHECK(std::equal(bytes.begin(), bytes.end(), select.blob(2).begin(), select.blob(2).end()));
+    REQUIRE(*select.step());
+    CHECK(select.text(1).empty());
+    CHECK(select.int64(3) == 0);  // empty is not NULL
+    CHECK(select.int64(4) == 0);
+    REQUIRE(*select.step());
+    CHECK(select.int64(3) == 1);
+    CHECK(select.text(1).empty());
+    CHECK(select.blob(2).empty());
+    CHECK_FALSE(*select.step());
+    CHECK(*select.step());  // reset by its end
+}
+
+TEST_CASE("a bind that fails comes out of the step, once") {
+    scratch_dir const dir;
+    auto db = opened(dir.file("t.db"));
+    auto s = db.prepare("SELECT ?1").value();
+    auto const r = s.bind(9, 1).bind(1, 1).step();
+    REQUIRE(r.has_error());
+    CHECK(r.error().message.find("t.db") != std::string::npos);
+    CHECK(s.bind(1, 3).step().has_value());
+    CHECK(s.int64(0) == 3);
+}
+
+TEST_CASE("errors of SQL and of constraints name the file") {
+    scratch_dir const dir;
+    auto db = opened(dir.file("t.db"));
+    for (auto const& r : {db.exec("NONSENSE"), db.exec("INSERT INTO t (a) VALUES ('text')")}) {
+        REQUIRE(r.has_error());
+        CHECK(r.error().message.find("t.db") != std::string::npos);
+    }
+    CHECK(db.prepare("SELECT nothing FROM nowhere").has_error());
+    REQUIRE(db.exec("INSERT INTO t (a) VALUES (1)"));
+    CHECK(db.exec("INSERT INTO t (a) VALUES (1)").error().code == errc::conflict);
+}
+
+TEST_CASE("a transaction that is not committed leaves nothing, also when an exception passes") {
+    scratch_dir const dir;
+    auto db = opened(dir.file("t.db"));
+    {
+        auto t = transaction::begin(db, transaction::kind::write);
+        REQUIRE(t);
+        REQUIRE(db.exec("INSERT INTO t (a) VALUES (1)"));
+    }
+    try {
+        auto const t = transaction::begin(db, transaction::kind::write);
+        REQUIRE(db.exec("INSERT INTO t (a) VALUES (2)"));
+        throw std::runtime_error("x");
+    } catch (std::runtime_error const&) {
+    }
+    CHECK(db.int64("SELECT count(*) FROM t").value() == 0);
+    auto t = transaction::begin(db, transaction::kind::write);
+    REQUIRE(db.exec("INSERT INTO t (a) VALUES (3)"));
+    REQUIRE(t->commit());
+    CHECK(db.int64("SELECT count(*) FROM t").value() == 1);
+    CHECK(transaction::begin(db, transaction::kind::read));
+}
+
+TEST_CASE("missing migrations are applied, once, and a failing one changes nothing") {
+    scratch_dir const dir;
+    auto const file = dir.file("t.db");
+    { REQUIRE(opened(file).exec("INSERT INTO t (b) VALUES ('1')")); }
+    {
+        auto db = database::open(file, {}).value();
+        CHECK(db.adopt(version_bad).has_error());
+        CHECK(db.int64("PRAGMA user_version").value() == 1);
+        CHECK(db.int64("SELECT count(*) FROM sqlite_schema WHERE name = 'u'").value() == 0);
+    }
+    for (int i = 0; i < 2; ++i) {
+        auto db = opened(file, version_2);
+        CHECK(db.int64("PRAGMA user_version").value() == 2);
+        CHECK(db.int64("SELECT count(*) FROM t WHERE d = 7").value() == 2);
+    }
+    CHECK(database::open(file, {})->adopt(version_1).error().code == errc::newer_schema);
+}
+
+TEST_CASE("read-only neither makes, migrates nor writes") {
+    scratch_dir const dir;
+    auto const file = dir.file("t.db");
+    CHECK(database::open(file, {.create = true, .read_only = true}).error().code == errc::not_found);
+    { opened(file); }
+    auto db = database::open(file, {.create = false, .read_only = true}).value();
+    CHECK(db.adopt(version_1));
+    CHECK(db.adopt(version_2).error().code == errc::unavailable);
+    CHECK(db.exec("INSERT INTO t (a) VALUES (1)").error().code == errc::io);
+    CHECK(db.quick_check());
+}
+
+TEST_CASE("statements stay valid when their database is moved") {
+    scratch_dir const dir;
+    auto db = opened(dir.file("t.db"));
+    auto s = db.prepare("SELECT 7").value();
+    database const moved = std::move(db);
+    REQUIRE(*s.step());
+    CHECK(s.int64(0) == 7);
+    auto other = std::move(s);
+    CHECK(other.int64(0) == 7);
+    CHECK(moved.still_there());
+}
+
+TEST_CASE("foreign keys and full synchronisation are on") {
+    scratch_dir const dir;
+    auto db = opened(dir.file("t.db"));
+    CHECK(db.int64("PRAGMA foreign_keys").value() == 1);
+    CHECK(db.int64("PRAGMA synchronous").value() == 2);
+    CHECK(db.int64("PRAGMA busy_timeout").value() == 30);
+}

@@ -1,0 +1,337 @@
+#include "usage/recorder.hpp"
+
+#include <fmt/format.h>
+#include <sys/statfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cassert>
+#include <condition_variable>
+#include <cstdlib>
+#include <filesystem>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "base/clock.hpp"
+#include "base/log.hpp"
+#include "usage/block.hpp"
+#include "usage/ring_files.hpp"
+
+// When the flusher runs. A worker never wakes it: that would be a system call in the request's way. The flusher looks at the
+// rings' fill (two loads each) at a fixed beat: the time in which a worker that appends 64 MiB a second, some 300,000 requests,
+// would fill half a ring; from 5 to 250 ms, and never longer than the flush interval. For the default 16 MiB that is 125 ms:
+// eight wake-ups a second, which cost an idle machine less than a ten-thousandth of a core. A longer sleep while nothing happens
+// would save that, but a burst out of silence could then fill the ring before anyone looked.
+//
+// What a pass needs (journal, packer, positions) is guarded by `work`, so that flush() makes a pass on the caller's thread and
+// no hand-shake with the flusher is needed. state() takes only `status_guard`, which is never held during a pass.
+
+namespace latchkey::usage {
+
+namespace fs = std::filesystem;
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+namespace {
+
+constexpr long tmpfs_magic = 0x01021994;
+constexpr double early_fill = 0.25;
+constexpr milliseconds retry_pause{1000};
+constexpr std::chrono::minutes retention_pause{10};
+constexpr std::chrono::minutes drop_log_pause{1};
+constexpr std::int64_t day_ms = 86'400'000;
+
+bool is_tmpfs(std::string const& folder) {
+    struct statfs about {};
+    return ::statfs(folder.c_str(), &about) == 0 && static_cast<long>(about.f_type) == tmpfs_magic;
+}
+
+// The first folder of an environment variable that may hold several (systemd: RuntimeDirectory=a b).
+std::string folder_from(char const* variable) {
+    auto const* value = std::getenv(variable);  // NOLINT(concurrency-mt-unsafe): nobody sets variables after start
+    if (value == nullptr || *value != '/') return {};
+    std::string text(value);
+    return text.substr(0, text.find(':'));
+}
+
+milliseconds beat_of(recorder_options const& o) {
+    constexpr std::uint64_t bytes_per_ms = (64ULL << 20) / 1000;
+    auto const half = milliseconds(static_cast<std::int64_t>(o.ring_bytes / 2 / bytes_per_ms));
+    return std::max(milliseconds(1), std::min(o.flush_interval, std::clamp(half, milliseconds(5), milliseconds(250))));
+}
+
+}  // namespace
+
+result<std::string> choose_ring_dir(std::string const& wanted, std::string const& data_dir, std::string& said) {
+    constexpr std::string_view slow = "a disk may stall requests for milliseconds whenever it writes the rings' pages";
+    said.clear();
+    if (!wanted.empty()) {
+        if (auto done = make_folder(wanted, false); !done) return done.error();
+        if (!is_tmpfs(wanted)) said = fmt::format("the usage rings lie in {}, which is no tmpfs: {}", wanted, slow);
+        return wanted;
+    }
+    auto const tag = folder_tag(data_dir);
+    if (!tag) return tag.error();
+    for (auto const& base : {folder_from("RUNTIME_DIRECTORY"), folder_from("XDG_RUNTIME_DIR"), std::string("/dev/shm")}) {
+        if (base.empty() || !is_tmpfs(base) || ::access(base.c_str(), W_OK | X_OK) != 0) continue;
+        auto folder = fmt::format("{}/latchkey-{}", base, *tag);
+        if (auto done = make_folder(folder, true); !done) return done.error();
+        return folder;
+    }
+    auto folder = (data_dir.empty() ? std::string(".") : data_dir) + "/rings";
+    if (auto done = make_folder(folder, true); !done) return done.error();
+    said = fmt::format("the usage rings lie in {}, for no tmpfs can be written here: {}; set usage.ring_dir", folder, slow);
+    return folder;
+}
+
+struct recorder::impl {
+    recorder_options options;
+    std::vector<std::unique_ptr<usage::ring>> rings;
+    std::uint64_t recovered = 0;
+    std::uint64_t appended_before = 0;  // what the rings' counters said when they were opened
+    std::uint64_t dropped_before = 0;
+    std::atomic<std::uint64_t> journalled{0};
+
+    std::mutex work;
+    std::unique_ptr<usage::journal> journal;
+    block_packer packer;
+    std::vector<std::uint64_t> positions;
+    steady_clock::time_point next_retention{};
+
+    mutable std::mutex status_guard;
+    bool ok = true;
+    std::string detail;
+
+    std::mutex wake_guard;
+    std::condition_variable wake;
+    bool stopping = false;
+    std::thread flusher;
+
+    std::uint64_t drops_said = 0;
+    steady_clock::time_point next_drop_line{};
+
+    result<void> recover_folder(std::string const& folder, std::string_view tag, bool keep);
+    result<void> make_rings(std::string_view tag);
+    result<void> set_up();
+
+    result<void> pass();
+    result<void> take_all();
+    result<void> remove_old();
+    void report(result<void> const& outcome);
+    void say_drops(steady_clock::time_point now);
+    bool failing() const;
+    void run();
+
+    template <class Counter>
+    std::uint64_t sum(Counter counter) const {
+        std::uint64_t n = 0;
+        for (auto const& r : rings) n += counter(*r);
+        return n;
+    }
+    std::uint64_t appended() const {
+        return sum([](auto const& r) { return r.appended(); }) - appended_before;
+    }
+    std::uint64_t dropped() const {
+        return sum([](auto const& r) { return r.dropped(); }) - dropped_before;
+    }
+    double fill() const {
+        double most = 0;
+        for (auto const& r : rings) most = std::max(most, r->fill());
+        return most;
+    }
+};
+
+recorder::recorder(std::unique_ptr<impl> i) : impl_(std::move(i)) {}
+recorder::~recorder() { stop(); }
+
+result<void> recorder::impl::recover_folder(std::string const& folder, std::string_view tag, bool keep) {
+    auto const found = list_rings(folder, tag);
+    if (!found) return found.error();
+    for (auto const& f : *found) {
+        bool const goes_on = keep && f.worker < options.workers && f.file == ring_file(folder, tag, f.worker);
+        auto kept = recover_ring(f.file, goes_on ? options.ring_bytes : 0, *journal, packer, recovered);
+        if (!kept) return kept.error();
+        if (*kept) rings[f.worker] = std::move(*kept);
+    }
+    return {};
+}
+
+result<void> recorder::impl::make_rings(std::string_view tag) {
+    for (unsigned worker = 0; worker < options.workers; ++worker) {
+        if (!rings[worker]) {
+            auto made = ring::open(ring_file(options.ring_dir, tag, worker), options.ring_bytes);
+            if (!made) return made.error();
+            rings[worker] = std::move(*made);
+        }
+        positions.push_back(rings[worker]->cursor());
+    }
+    appended_before = appended();
+    dropped_before = dropped();
+    return {};
+}
+
+// The folder of before comes first, and is forgotten only when nothing of ours is left in it. The new one is remembered before a
+// ring is made there. So no kill leaves a ring where the next start would not look.
+result<void> recorder::impl::set_up() {
+    auto const tag = folder_tag(fs::path(options.journal_file).parent_path().string());
+    if (!tag) return tag.error();
+    auto opened = journal::open(options.journal_file, journal::mode::read_write);
+    if (!opened) return opened.error();
+    journal = std::move(*opened);
+    rings.resize(options.workers);
+
+    if (!options.ring_dir.empty()) {
+        if (auto done = make_folder(options.ring_dir, false); !done) return done;
+        std::error_code e;
+        if (auto real = fs::canonical(options.ring_dir, e); !e) options.ring_dir = real.string();
+    }
+    auto const before = journal->ring_dir();
+    if (!before) return before.error();
+    if (!before->empty() && *before != options.ring_dir)
+        if (auto done = recover_folder(*before, *tag, false); !done) return done;
+    if (options.ring_dir.empty()) return {};
+    if (auto done = recover_folder(options.ring_dir, *tag, true); !done) return done;
+    if (options.workers != 0 && *before != options.ring_dir)
+        if (auto done = journal->set_ring_dir(options.ring_dir); !done) return done;
+    return make_rings(*tag);
+}
+
+result<std::unique_ptr<recorder>> recorder::open(recorder_options o) {
+    if (o.workers != 0 && o.ring_dir.empty())
+        return error{errc::invalid_argument, "usage rings need a folder; see choose_ring_dir()"};
+    auto i = std::make_unique<impl>();
+    i->options = std::move(o);
+    if (auto done = i->set_up(); !done) return done.error();
+    if (i->recovered != 0)
+        log::info("usage.recovered", "{} usage records of an earlier process were taken over from its rings", i->recovered);
+    return std::unique_ptr<recorder>(new recorder(std::move(i)));
+}
+
+ring& recorder::ring(unsigned worker) noexcept {
+    assert(worker < impl_->rings.size());
+    return *impl_->rings[worker];
+}
+
+std::uint64_t recorder::recovered() const noexcept { return impl_->recovered; }
+
+result<void> recorder::impl::take_all() {
+    std::optional<error> first;
+    for (std::size_t i = 0; i < rings.size(); ++i) {
+        auto took = take_records(*rings[i], positions[i], *journal, packer, &journalled);
+        if (!took) return took.error();  // the journal does not take it: the next ring would fare no better
+        if (took->damaged && !first)
+            first = error{errc::corrupt,
+                          fmt::format("the usage ring of worker {} is damaged in memory; its records from here on stay in "
+                                      "the file, a restart saves what can be read",
+                                      i)};
+    }
+    if (first) return *first;
+    return {};
+}
+
+result<void> recorder::impl::remove_old() {
+    auto const now = steady_clock::now();
+    if (options.retention_days == 0 || now < next_retention) return {};
+    auto gone = journal->remove_before(wall_ms() - options.retention_days * day_ms);
+    if (!gone) return gone.error();
+    next_retention = now + retention_pause;
+    if (*gone != 0)
+        log::info("usage.retention", "{} usage records older than {} days were removed", *gone, options.retention_days);
+    return {};
+}
+
+result<void> recorder::impl::pass() {
+    std::lock_guard const lock(work);
+    auto done = take_all();
+    if (done) done = remove_old();
+    report(done);
+    return done;
+}
+
+// One line when the trouble begins, one when it is over.
+void recorder::impl::report(result<void> const& outcome) {
+    std::lock_guard const lock(status_guard);
+    if (!outcome) {
+        if (ok)
+            log::error("usage.not_journalled", "{}; the records wait in the rings, the journal is tried again every second",
+                       outcome.error().message);
+        ok = false;
+        detail = outcome.error().message;
+    } else if (!ok) {
+        log::info("usage.journalled_again", "the usage journal takes records again; {} found no room in the rings since start",
+                  dropped());
+        ok = true;
+        detail.clear();
+    }
+}
+
+void recorder::impl::say_drops(steady_clock::time_point now) {
+    auto const n = dropped();
+    if (n == drops_said || now < next_drop_line) return;
+    log::warn("usage.dropped", "{} usage records found no room in the rings ({} since start); see usage.ring_bytes",
+              n - drops_said, n);
+    drops_said = n;
+    next_drop_line = now + drop_log_pause;
+}
+
+bool recorder::impl::failing() const {
+    std::lock_guard const lock(status_guard);
+    return !ok;
+}
+
+void recorder::impl::run() {
+    auto const beat = beat_of(options);
+    auto next_pass = steady_clock::now() + options.flush_interval;
+    std::unique_lock lock(wake_guard);
+    while (!stopping) {
+        wake.wait_for(lock, beat, [this] { return stopping; });
+        if (stopping) break;
+        auto now = steady_clock::now();
+        say_drops(now);
+        bool const early = fill() >= early_fill && !failing();
+        if (now < next_pass && !early) continue;
+        lock.unlock();
+        auto const done = pass();
+        lock.lock();
+        next_pass = steady_clock::now() + (done ? options.flush_interval : retry_pause);
+    }
+}
+
+void recorder::start() {
+    assert(!impl_->flusher.joinable());
+    impl_->stopping = false;
+    impl_->flusher = std::thread([this] { impl_->run(); });
+}
+
+void recorder::stop() {
+    {
+        std::lock_guard const lock(impl_->wake_guard);
+        impl_->stopping = true;
+    }
+    impl_->wake.notify_all();
+    if (!impl_->flusher.joinable()) return;
+    impl_->flusher.join();
+    if (auto done = flush(); !done)
+        log::error("usage.left_in_rings", "{}; the next start takes the records over from the rings", done.error().message);
+}
+
+result<void> recorder::flush() { return impl_->pass(); }
+
+recorder::state_t recorder::state() const {
+    state_t s;
+    {
+        std::lock_guard const lock(impl_->status_guard);
+        s.ok = impl_->ok;
+        s.detail = impl_->detail;
+    }
+    s.journalled = impl_->journalled.load(std::memory_order_relaxed);
+    s.appended = impl_->appended();
+    s.dropped = impl_->dropped();
+    s.fill = impl_->fill();
+    return s;
+}
+
+}  // namespace latchkey::usage
