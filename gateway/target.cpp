@@ -63,7 +63,7 @@ std::size_t decode(char* path, std::size_t size, bool& encoded_slash) noexcept {
         int const low = r + 2 < size ? hex_value(path[r + 2]) : -1;
         if (high < 0 || low < 0) return invalid;
         auto const byte = static_cast<unsigned>(high * 16 + low);
-        if (byte < 0x20 || byte == 0x7f || byte == '\\') return invalid;
+        if (byte == 0 || byte == '\\') return invalid;
         if (byte >= 0x80 && overlong(byte, {path + r + 3, size - r - 3})) return invalid;
         if (byte == '/') encoded_slash = true;
         if (is(static_cast<char>(byte), char_class::unreserved) && byte < 0x80) {

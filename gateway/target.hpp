@@ -19,7 +19,7 @@ struct request_target {
 
 // Rewrites the bytes at [data, data + size) into the normal path followed by the query, somewhere inside that range.
 // Unreserved characters are decoded, repeated slashes merged, dot segments resolved; a path that climbs above its root, and
-// escapes that servers read in different ways (%00, control bytes, %5C, overlong UTF-8, "..;"), are invalid_target.
+// escapes that servers read in different ways (%00, %5C, overlong UTF-8, "..;"), are invalid_target.
 refusal normalise_target(char* data, std::size_t size, std::string_view method, request_target& out) noexcept;
 
 // A host name for routing: lower-case, without port and trailing dot; in a buffer of its own.

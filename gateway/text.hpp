@@ -98,7 +98,7 @@ inline constexpr std::uint8_t token = 1;        // tchar, RFC 9110 section 5.6.2
 inline constexpr std::uint8_t digit = 2;        // 0-9
 inline constexpr std::uint8_t hex = 4;          // 0-9A-Fa-f
 inline constexpr std::uint8_t unreserved = 8;   // RFC 3986 section 2.3
-inline constexpr std::uint8_t host = 16;        // of a reg-name or IPv4 literal that we take: A-Za-z0-9._-
+inline constexpr std::uint8_t host = 16;        // of a reg-name or IPv4 literal, without escapes and ',' (RFC 3986 section 3.2.2)
 inline constexpr std::uint8_t value = 32;       // field value octet: VCHAR, SP, HTAB, obs-text
 inline constexpr std::uint8_t request_id = 64;  // A-Za-z0-9._-
 
@@ -116,6 +116,8 @@ constexpr std::array<std::uint8_t, 256> make() {
         if (tchar) m |= token;
         if (dig || alpha || c == '-' || c == '.' || c == '_' || c == '~') m |= unreserved;
         if (dig || alpha || c == '-' || c == '.' || c == '_') m |= host | request_id;
+        for (char const p : std::string_view("!$&'()*+;="))
+            if (c == p) m |= host;
         if (c == '\t' || (c >= 0x20 && c != 0x7f)) m |= value;
         t[static_cast<std::size_t>(c)] = m;
     }

@@ -5,6 +5,7 @@
 // Threads: one thread at a time. Errors: `corrupt`, `newer_schema`, `busy` (another writer held it for 5 s), `io`, each with a
 // sentence that names the file and the remedy; `not_found`, `conflict`, `invalid_argument` for what the caller asked.
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -48,7 +49,8 @@ struct import_report {
 class store {
   public:
     struct open_options {
-        bool create = true;  // false: a missing file is `not_found`
+        bool create = true;                            // false: a missing file is `not_found`
+        std::chrono::milliseconds busy_timeout{5000};  // how long a call waits for another process's lock
     };
 
     // Opens, checks (`quick_check`, schema version) and migrates. Refuses a file that others may read (mode is set to 0600 on
@@ -85,8 +87,12 @@ class store {
     };
     result<changes> changed_since(std::uint64_t since);
 
-    // PRAGMA data_version: differs from the last call's value when another connection has committed. Microseconds.
+    // PRAGMA data_version: differs from the last call's value when another connection has committed. Microseconds. `io` where
+    // the path no longer leads to the file that was opened (deleted, replaced); every other call says so too.
     result<std::int64_t> data_version();
+
+    // Writes one row as it is, without waiting for another's lock: whether a change would go through now.
+    result<void> check_writable();
 
     result<std::uint64_t> key_count();
 
