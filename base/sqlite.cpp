@@ -74,10 +74,15 @@ error failure(connection const& on, int code) {
             return {errc::io, fmt::format("cannot open {} ({}): check owner and mode of the file and of its folder", on.file,
                                           system != 0 ? system_text(system) : std::string(said))};
         case SQLITE_CONSTRAINT: return {errc::conflict, fmt::format("{} refuses the change: {}", on.file, said)};
-        case SQLITE_IOERR:
+        case SQLITE_IOERR: {
             if (means_no_space(system)) return no_space(on.file);
+            auto const why = system != 0 ? system_text(system) : std::string(said);
+            if (code != SQLITE_IOERR_WRITE) return {errc::io, fmt::format("cannot read or write {}: {}", on.file, why)};
             return {errc::io,
-                    fmt::format("cannot read or write {}: {}", on.file, system != 0 ? system_text(system) : std::string(said))};
+                    fmt::format("cannot write {} ({}): nothing of this change is kept; check the space left on its file "
+                                "system and its quotas",
+                                on.file, why)};
+        }
         default: break;
     }
     return {errc::io, fmt::format("{}: {}", on.file, said)};
@@ -208,6 +213,7 @@ database::~database() = default;
 
 std::string const& database::file() const noexcept { return connection_->file; }
 std::int64_t database::changed_rows() const noexcept { return sqlite3_changes64(connection_->raw); }
+std::int64_t database::last_rowid() const noexcept { return sqlite3_last_insert_rowid(connection_->raw); }
 
 result<database> database::open(std::string const& file, options how) {
     database made(std::make_unique<connection>());

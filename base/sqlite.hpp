@@ -114,6 +114,8 @@ class database {
 
     // Rows changed by the last INSERT, UPDATE or DELETE, without those of triggers.
     std::int64_t changed_rows() const noexcept;
+    // The rowid of the last row inserted, not by a trigger.
+    std::int64_t last_rowid() const noexcept;
     std::string const& file() const noexcept;
 
   private:
