@@ -1,0 +1,99 @@
+// The checks that need the whole picture.
+
+#include <fmt/format.h>
+
+#include <map>
+#include <set>
+#include <utility>
+
+#include "conf/load.hpp"
+#include "conf/rules.hpp"
+#include "conf/whole.hpp"
+
+namespace latchkey::conf {
+namespace {
+
+std::string shown_host(std::string const& host) { return host.empty() ? "any host" : fmt::format("host '{}'", host); }
+
+class picture {
+  public:
+    picture(settings const& all, std::string const& file, places const& at) : all_(all), file_(file), at_(at) {}
+
+    std::vector<finding> look() {
+        listeners();
+        if (all_.limit.target_bytes > all_.limit.head_bytes)
+            say(at_.limits,
+                fmt::format("limits: target_bytes {} is more than head_bytes {}", all_.limit.target_bytes, all_.limit.head_bytes),
+                "raise head_bytes or lower target_bytes");
+        if (all_.data_dir.empty()) say(at_.data_dir, "data_dir is empty", "name a folder, like \"latchkey-data\"");
+        if (all_.apis.empty())
+            say(place{}, "no api is defined",
+                "add an [[api]] with upstreams = [\"http://127.0.0.1:9000\"], or give --upstream URL");
+        for (std::size_t i = 0; i < all_.apis.size(); ++i) api_at(i);
+        return std::move(findings_);
+    }
+
+  private:
+    void say(place at, std::string what, std::string remedy) {
+        findings_.push_back({file_, at.line, at.column, std::move(what), std::move(remedy)});
+    }
+
+    void say(std::size_t api_index, std::string what, std::string remedy) {
+        say(api_index < at_.apis.size() ? at_.apis[api_index] : place{}, std::move(what), std::move(remedy));
+    }
+
+    void listeners() {
+        if (all_.listen.empty())
+            say(at_.listen, "nothing to listen on", "give `listen` at least one address, like \"127.0.0.1:8080\"");
+        std::set<std::pair<std::string, std::uint16_t>> seen;
+        auto const taken = [&](endpoint const& at) { return at.port != 0 && !seen.emplace(at.host, at.port).second; };
+        for (auto const& at : all_.listen)
+            if (taken(at))
+                say(at_.listen, fmt::format("`listen` has port {} of {} twice", at.port, at.host), "remove one of the two");
+        if (taken(all_.admin_listen))
+            say(at_.admin_listen,
+                fmt::format("admin_listen is port {} of {}, which `listen` has too", all_.admin_listen.port,
+                            all_.admin_listen.host),
+                "give the two different ports");
+    }
+
+    void api_at(std::size_t i) {
+        auto const& a = all_.apis[i];
+        if (auto p = api_name_problem(a.name)) say(i, std::move(p->what), std::move(p->remedy));
+        if (!names_.emplace(a.name, i).second)
+            say(i, fmt::format("two apis are named '{}'", a.name), "give each api a name of its own");
+        if (a.upstreams.empty())
+            say(i, fmt::format("api '{}' has no upstream", a.name), "add upstreams = [\"http://127.0.0.1:9000\"]");
+        if (a.strip_prefix && a.path_prefixes.empty())
+            say(i, fmt::format("api '{}' strips its prefix but has none", a.name), "add path_prefixes or remove strip_prefix");
+        for (auto const& host : a.hosts.empty() ? std::vector<std::string>{""} : a.hosts)
+            for (auto const& prefix : a.path_prefixes.empty() ? std::vector<std::string>{"/"} : a.path_prefixes)
+                route(i, host, prefix);
+    }
+
+    void route(std::size_t i, std::string const& host, std::string const& prefix) {
+        auto const [at, fresh] = routes_.emplace(std::pair{host, prefix}, i);
+        if (fresh) return;
+        say(i,
+            fmt::format("apis '{}' and '{}' both serve path '{}' of {}", all_.apis[at->second].name, all_.apis[i].name, prefix,
+                        shown_host(host)),
+            "give them different hosts or path_prefixes");
+    }
+
+    settings const& all_;
+    std::string const& file_;
+    places const& at_;
+    std::vector<finding> findings_;
+    std::map<std::string, std::size_t> names_;
+    std::map<std::pair<std::string, std::string>, std::size_t> routes_;
+};
+
+}  // namespace
+
+std::vector<finding> check_whole(settings const& all, std::string const& file, places const& at) {
+    return picture(all, file, at).look();
+}
+
+std::vector<finding> check(settings const& all) { return check_whole(all, {}, {}); }
+
+}  // namespace latchkey::conf
