@@ -1,0 +1,68 @@
+// check, status, and where every command's settings come from.
+
+#include <fmt/format.h>
+
+#include <boost/json.hpp>
+#include <filesystem>
+
+#include "cli/commands.hpp"
+#include "cli/gateway_client.hpp"
+#include "cli/key_access.hpp"
+#include "conf/load.hpp"
+
+namespace latchkey::cli {
+namespace {
+
+void print(boost::json::object const& o, std::string const& before, std::ostream& out) {
+    for (auto const& [key, value] : o) {
+        auto const name = before + std::string(std::string_view(key));
+        if (value.is_object())
+            print(value.get_object(), name + ".", out);
+        else if (value.is_string())
+            out << fmt::format("{:38} {}\n", name, std::string_view(value.get_string()));
+        else if (value.is_double())
+            out << fmt::format("{:38} {}\n", name, value.get_double());
+        else
+            out << fmt::format("{:38} {}\n", name, boost::json::serialize(value));
+    }
+}
+
+}  // namespace
+
+conf::settings settings_of(common_flags const& f, streams& s) {
+    conf::settings out;
+    if (!f.config.empty()) {
+        auto loaded = conf::load_file(f.config);
+        for (auto const& finding : loaded.findings) s.err << conf::to_text(finding) << "\n";
+        if (!loaded.findings.empty()) throw failure(exit_error, fmt::format("{} has mistakes; correct them first", f.config));
+        out = std::move(loaded.value);
+    }
+    if (!f.data.empty()) out.data_dir = f.data;
+    return out;
+}
+
+int check(std::string const& file, streams& s) {
+    std::error_code ec;
+    if (!std::filesystem::exists(file, ec)) throw failure(exit_not_found, fmt::format("there is no file {}", file));
+    auto const loaded = conf::load_file(file);
+    for (auto const& finding : loaded.findings) s.err << conf::to_text(finding) << "\n";
+    if (!loaded.findings.empty()) return exit_findings;
+    s.out << fmt::format("{}: ok\n", file);
+    return exit_ok;
+}
+
+int status(common_flags const& f, std::string const& output, streams& s) {
+    auto const settings = settings_of(f, s);
+    data_paths const at(settings.data_dir);
+    if (lock_or_gateway(at))
+        throw failure(exit_unreachable, fmt::format("no gateway runs on {}; start one with `latchkey serve`", at.dir));
+    auto const said = gateway_client(at.admin_socket).call(boost::beast::http::verb::get, "/v1/status");
+    if (!said) throw failure(said.error());
+    if (output == "json")
+        s.out << boost::json::serialize(*said) << "\n";
+    else
+        print(said->as_object(), "", s.out);
+    return exit_ok;
+}
+
+}  // namespace latchkey::cli

@@ -1,0 +1,93 @@
+#include "cli/data_dir.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <filesystem>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+namespace latchkey::cli {
+namespace {
+
+constexpr auto retry_every = std::chrono::milliseconds(20);  // flock() has no wait with a bound
+
+std::string reason(int code) { return std::generic_category().message(code); }
+
+std::string read_holder(int fd) {
+    std::array<char, 64> text{};
+    auto const n = ::pread(fd, text.data(), text.size(), 0);
+    std::string out(text.data(), n > 0 ? static_cast<std::size_t>(n) : 0);
+    while (!out.empty() && out.back() == '\n') out.pop_back();
+    return out;
+}
+
+}  // namespace
+
+data_paths::data_paths(std::string const& d) : dir(d) {
+    auto const in = [&](char const* name) { return (std::filesystem::path(d) / name).string(); };
+    lock = in("lock");
+    keys_db = in("keys.db");
+    usage_db = in("usage.db");
+    admin_socket = in("admin.sock");
+}
+
+result<void> make_data_dir(std::string const& dir) {
+    std::error_code ec;
+    auto const parent = std::filesystem::absolute(dir, ec).parent_path();
+    if (!ec) std::filesystem::create_directories(parent, ec);
+    if (!ec && ::mkdir(dir.c_str(), 0700) != 0 && errno != EEXIST) ec = std::error_code(errno, std::generic_category());
+    struct stat found {};
+    if (!ec && ::stat(dir.c_str(), &found) != 0) ec = std::error_code(errno, std::generic_category());
+    if (ec)
+        return error{errc::io, fmt::format("cannot make the data directory {}: {}; name another with --data", dir, ec.message())};
+    if (!S_ISDIR(found.st_mode)) return error{errc::io, fmt::format("{} is not a folder; name another with --data", dir)};
+    if ((found.st_mode & 0022U) != 0)
+        return error{errc::not_allowed, fmt::format("others may write to the data directory {}; run: chmod 700 {}", dir, dir)};
+    return {};
+}
+
+result<data_lock> data_lock::take(data_paths const& at, std::string const& kind, std::chrono::milliseconds patience) {
+    int const fd = ::open(at.lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0) {
+        auto const code = errno == ENOENT ? errc::not_found : errno == EACCES ? errc::not_allowed : errc::io;
+        return error{code, fmt::format("cannot open {}: {}; check --data and its permissions", at.lock, reason(errno))};
+    }
+    data_lock held(fd);
+    auto const until = std::chrono::steady_clock::now() + patience;
+    while (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EWOULDBLOCK && errno != EINTR)
+            return error{errc::io, fmt::format("cannot lock {}: {}; keep the data directory on a local file system", at.lock,
+                                               reason(errno))};
+        if (std::chrono::steady_clock::now() >= until)
+            return error{errc::busy,
+                         fmt::format("the data directory {} is in use by another process ({})", at.dir, read_holder(fd))};
+        std::this_thread::sleep_for(retry_every);
+    }
+    auto const text = fmt::format("{} {}\n", kind, ::getpid());
+    if (::ftruncate(fd, 0) != 0 || ::pwrite(fd, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size()))
+        return error{errc::io, fmt::format("cannot write {}: {}; free space on its disk", at.lock, reason(errno))};
+    return held;
+}
+
+data_lock::data_lock(data_lock&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)) {}
+
+data_lock::~data_lock() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+std::string lock_holder(data_paths const& at) {
+    int const fd = ::open(at.lock.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0) return {};
+    auto out = read_holder(fd);
+    ::close(fd);
+    return out;
+}
+
+}  // namespace latchkey::cli

@@ -1,0 +1,313 @@
+// The composition root: what a gateway is made of, in which order it comes up and goes down.
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <boost/json.hpp>
+#include <csignal>
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <thread>
+
+#include "base/clock.hpp"
+#include "base/log.hpp"
+#include "cli/commands.hpp"
+#include "cli/data_dir.hpp"
+#include "cli/demo_upstream.hpp"
+#include "cli/notify.hpp"
+#include "conf/load.hpp"
+#include "gateway/server.hpp"
+#include "keystore/key_directory.hpp"
+#include "portal/admin_server.hpp"
+#include "usage/recorder.hpp"
+
+namespace latchkey::cli {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr auto lock_patience = 5s;  // a command that is at work on the store ends first
+
+template <class T>
+T need(result<T> r) {
+    if (!r) throw failure(exit_error, r.error().message);
+    if constexpr (!std::is_void_v<T>) return std::move(*r);
+}
+
+conf::endpoint listen_flag(std::string const& text) {
+    auto const at = conf::parse_listen(text);
+    if (!at) throw failure(exit_usage, at.error().message);
+    return *at;
+}
+
+void put_upstream(conf::settings& to, conf::target const& target) {
+    conf::api api;
+    api.upstreams = {target};
+    to.apis = {api};
+}
+
+// File, then flags on top.
+conf::settings all_settings(serve_flags const& f, streams& s) {
+    auto out = settings_of(f.common, s);
+    if (!f.listen.empty()) out.listen.clear();
+    for (auto const& text : f.listen) out.listen.push_back(listen_flag(text));
+    if (!f.admin_listen.empty()) out.admin_listen = listen_flag(f.admin_listen);
+    if (f.workers) out.workers = *f.workers;
+    if (!f.upstream.empty()) {
+        auto const target = conf::parse_target(f.upstream);
+        if (!target) throw failure(exit_usage, target.error().message);
+        put_upstream(out, *target);
+    }
+    return out;
+}
+
+log::level level_of(std::string const& name) {
+    if (name == "debug") return log::level::debug;
+    if (name == "warning") return log::level::warning;
+    if (name == "error") return log::level::error;
+    return name == "off" ? log::level::off : log::level::info;
+}
+
+void raise_descriptor_limit() {
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
+    limit.rlim_cur = limit.rlim_max;
+    if (::setrlimit(RLIMIT_NOFILE, &limit) != 0)
+        log::warn("start", "cannot raise the limit of open files; connections are capped by it");
+}
+
+std::string authority(conf::endpoint const& at, std::uint16_t port) {
+    bool const v6 = at.host.find(':') != std::string::npos;
+    return v6 ? fmt::format("[{}]:{}", at.host, port) : fmt::format("{}:{}", at.host, port);
+}
+
+// SIGTERM, SIGINT and SIGHUP as a descriptor. Blocked before the first thread starts, so every thread inherits the mask.
+class stop_signals {
+  public:
+    stop_signals() {
+        sigset_t set;
+        sigemptyset(&set);
+        for (int const s : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, s);
+        pthread_sigmask(SIG_BLOCK, &set, nullptr);
+        fd_ = ::signalfd(-1, &set, SFD_CLOEXEC);
+        if (fd_ < 0) throw failure(exit_error, "cannot wait for signals: the process is out of descriptors");
+    }
+    ~stop_signals() { ::close(fd_); }
+    stop_signals(stop_signals const&) = delete;
+    stop_signals& operator=(stop_signals const&) = delete;
+
+    // True: SIGTERM or SIGINT came; false: `until` became readable first.
+    bool wait(int until) {
+        for (;;) {
+            pollfd both[2] = {{fd_, POLLIN, 0}, {until, POLLIN, 0}};
+            if (::poll(both, until < 0 ? 1 : 2, -1) < 0) continue;  // EINTR only
+            if ((both[1].revents & POLLIN) != 0) return false;
+            signalfd_siginfo got{};
+            if (::read(fd_, &got, sizeof got) != sizeof got) continue;
+            if (got.ssi_signo != SIGHUP) return true;
+            log::warn("signal", "SIGHUP is ignored: settings are read at start only; restart to change them");
+        }
+    }
+
+  private:
+    int fd_ = -1;
+};
+
+std::vector<portal::figure> figures_of(gateway::counters const& c) {
+    auto const n = [](std::uint64_t v) { return static_cast<double>(v); };
+    std::vector<portal::figure> out{
+        {"connections_open", "Client connections", {}, false, n(c.connections_open)},
+        {"connections_accepted_total", "Client connections accepted", {}, true, n(c.connections_accepted)},
+        {"connections_shed_total", "Client connections closed at once, over a limit", {}, true, n(c.connections_shed)},
+        {"requests_total", "Requests that left a usage record", {}, true, n(c.requests)},
+        {"requests_in_flight", "Requests being served", {}, false, n(c.requests_in_flight)},
+        {"forwarded_total", "Requests handed to an upstream", {}, true, n(c.forwarded)},
+        {"refused_total", "Requests the gateway answered itself", {}, true, n(c.refused)},
+        {"upstream_failures_total", "Requests an upstream failed", {}, true, n(c.upstream_failures)},
+        {"upstream_retries_total", "Stale upstream connections replaced", {}, true, n(c.upstream_retries)},
+        {"upstream_connections", "Upstream connections", {}, false, n(c.upstream_connections)},
+        {"client_aborts_total", "Requests whose client went away", {}, true, n(c.client_aborts)},
+        {"request_bytes_total", "Bytes read from clients", {}, true, n(c.request_bytes)},
+        {"response_bytes_total", "Bytes sent to clients", {}, true, n(c.response_bytes)}};
+    for (std::size_t i = 0; i < std::size(c.status_class); ++i)
+        out.push_back({"responses_total", "Responses by status class; none: nothing was sent",
+                       i == 0 ? "class=\"none\"" : fmt::format("class=\"{}xx\"", i), true, n(c.status_class[i])});
+    return out;
+}
+
+// Members come up in this order and go down in the reverse one.
+class gateway_process {
+  public:
+    gateway_process(conf::settings settings, streams& s) : settings_(std::move(settings)), paths_(settings_.data_dir) {
+        need(make_data_dir(paths_.dir));
+        lock_.emplace(need(data_lock::take(paths_, "gateway", lock_patience)));
+        keys_ = std::make_unique<keystore::key_directory>(need(keystore::store::open(paths_.keys_db, {})), settings_.keys.prefix);
+        auto const shards = need(keys_->load());
+        open_recorder(s);
+        server_ = std::make_unique<gateway::server>(settings_, shards, *recorder_);
+        recorder_->start();
+        server_->start();
+        keys_->start([this](auto const& updates) -> result<void> {
+            if (drained_) return {};  // no worker is left that could let an old key through
+            return server_->publish(updates);
+        });
+        auto const ports = server_->ports();
+        for (std::size_t i = 0; i < settings_.listen.size(); ++i) listen_.push_back(authority(settings_.listen[i], ports.at(i)));
+        portal::admin_options o;
+        o.socket_path = paths_.admin_socket;
+        o.health = settings_.admin_listen;
+        started_ms_ = wall_ms();
+        admin_ = std::make_unique<portal::admin_server>(o, *keys_, *recorder_, [this] { return state(); });
+        ready_ = true;
+        admin_->start();
+    }
+
+    ~gateway_process() { stop(0ms); }
+
+    // Health says "draining" and the commands work until the last exchange has ended; then usage and keys are closed.
+    void stop(std::chrono::milliseconds drain) {
+        draining_ = true;
+        if (server_) server_->drain(drain);
+        drained_ = true;
+        if (admin_) admin_->stop();
+        if (recorder_) recorder_->stop();
+        if (keys_) keys_->stop();
+    }
+
+    std::string ready_json() const {
+        boost::json::array listen(listen_.begin(), listen_.end());
+        return boost::json::serialize(
+            boost::json::object{{"pid", ::getpid()},
+                                {"listen", std::move(listen)},
+                                {"admin_listen", authority(settings_.admin_listen, admin_->health_port())},
+                                {"admin_socket", paths_.admin_socket}});
+    }
+    std::string greeting() const {
+        return fmt::format("latchkey: serving http://{}, data in {}; make a key with: latchkey keys create --name NAME --data {}",
+                           listen_.front(), paths_.dir, paths_.dir);
+    }
+    gateway::server const& server() const { return *server_; }
+
+  private:
+    void open_recorder(streams& s) {
+        std::string said;
+        usage::recorder_options o;
+        o.journal_file = paths_.usage_db;
+        o.ring_dir = need(usage::choose_ring_dir(settings_.usage.ring_dir, paths_.dir, said));
+        o.workers = gateway::server::worker_count(settings_);
+        o.ring_bytes = settings_.usage.ring_bytes;
+        o.flush_interval = settings_.usage.flush_interval;
+        o.retention_days = settings_.usage.retention_days;
+        if (!said.empty()) s.err << "latchkey: " << said << "\n";
+        recorder_ = need(usage::recorder::open(o));
+        if (recorder_->recovered() != 0) log::info("usage", "recovered {} records of an earlier process", recorder_->recovered());
+    }
+
+    portal::gateway_state state() const {
+        portal::gateway_state out;
+        out.ready = ready_;
+        out.draining = draining_;
+        out.version = LATCHKEY_VERSION;
+        out.started_ms = started_ms_;
+        out.workers = gateway::server::worker_count(settings_);
+        out.listen = listen_;
+        out.data_dir = paths_.dir;
+        out.power_cut_cost = fmt::format("a power cut can cost the usage records of the last {} ms; a killed process loses none",
+                                         settings_.usage.flush_interval.count());
+        out.recovered = recorder_->recovered();
+        out.figures = figures_of(server_->counters());
+        return out;
+    }
+
+    conf::settings settings_;
+    data_paths paths_;
+    std::optional<data_lock> lock_;
+    std::unique_ptr<usage::recorder> recorder_;
+    std::unique_ptr<gateway::server> server_;
+    std::unique_ptr<keystore::key_directory> keys_;
+    std::unique_ptr<portal::admin_server> admin_;
+    std::vector<std::string> listen_;
+    std::int64_t started_ms_ = 0;
+    std::atomic<bool> ready_ = false;
+    std::atomic<bool> draining_ = false;
+    std::atomic<bool> drained_ = false;
+};
+
+// Appears whole, when everything is ready; gone again when the process stops in order.
+class ready_file {
+  public:
+    ready_file(std::string path, std::string const& text) : path_(std::move(path)) {
+        if (path_.empty()) return;
+        auto const temporary = fmt::format("{}.tmp-{}", path_, ::getpid());
+        std::ofstream(temporary) << text << "\n";
+        if (std::rename(temporary.c_str(), path_.c_str()) != 0)
+            throw failure(exit_error, fmt::format("cannot write the ready file {}; name another with --ready-file", path_));
+    }
+    ~ready_file() {
+        if (!path_.empty()) std::remove(path_.c_str());
+    }
+    ready_file(ready_file const&) = delete;
+    ready_file& operator=(ready_file const&) = delete;
+
+  private:
+    std::string path_;
+};
+
+// Drains in a thread of its own, so that a second signal can end the process at once: the rings keep what is not journalled.
+void drain(gateway_process& gateway, std::chrono::milliseconds bound, stop_signals& signals) {
+    int const done = ::eventfd(0, EFD_CLOEXEC);
+    std::thread worker([&] {
+        gateway.stop(bound);
+        std::uint64_t const one = 1;
+        if (::write(done, &one, sizeof one) != sizeof one) log::error("stop", "cannot say that the drain has ended");
+    });
+    if (signals.wait(done)) {
+        log::warn("stop", "second signal: ending at once");
+        log::stop();
+        std::_Exit(exit_error);
+    }
+    worker.join();
+    ::close(done);
+}
+
+struct log_session {
+    explicit log_session(conf::log_settings const& l) { log::start(level_of(l.level), l.file, l.json); }
+    ~log_session() { log::stop(); }
+};
+
+}  // namespace
+
+int serve(serve_flags const& f, streams& s) {
+    stop_signals signals;
+    std::unique_ptr<demo_server> demo;
+    auto settings = all_settings(f, s);
+    if (f.demo) {
+        demo = std::make_unique<demo_server>(conf::endpoint{"127.0.0.1", 0});
+        put_upstream(settings, {{"127.0.0.1", demo->port()}, {}});
+    }
+    auto const findings = conf::check(settings);
+    for (auto const& finding : findings) s.err << "latchkey: " << conf::to_text(finding) << "\n";
+    if (!findings.empty()) return exit_error;
+    log_session const logging(settings.log);
+    raise_descriptor_limit();
+    gateway_process gateway(settings, s);
+    ready_file const ready(f.ready_file, gateway.ready_json());
+    log::info("start", "{}", gateway.server().memory_bound());
+    notify("READY=1");
+    s.err << gateway.greeting() << "\n" << std::flush;
+    signals.wait(-1);
+    notify("STOPPING=1");
+    log::info("stop", "draining for at most {} ms; a second signal ends at once", settings.drain.count());
+    drain(gateway, settings.drain, signals);
+    log::info("stop", "every request is on record");
+    return exit_ok;
+}
+
+}  // namespace latchkey::cli

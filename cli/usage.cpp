@@ -1,0 +1,130 @@
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <system_error>
+
+#include "base/clock.hpp"
+#include "base/log.hpp"
+#include "cli/commands.hpp"
+#include "cli/gateway_client.hpp"
+#include "cli/key_access.hpp"
+#include "usage/export.hpp"
+#include "usage/recorder.hpp"
+
+namespace latchkey::cli {
+namespace {
+
+// Warnings about damaged blocks reach the person on stderr while the command runs.
+struct plain_log {
+    plain_log() { log::start(log::level::warning, "", false); }
+    ~plain_log() { log::stop(); }
+};
+
+std::int64_t time_flag(std::string const& text, std::int64_t absent) {
+    if (text.empty()) return absent;
+    auto const t = parse_time(text);
+    if (!t) throw failure(exit_usage, t.error().message);
+    return *t;
+}
+
+usage::filter filter_of(usage_flags const& f) {
+    usage::filter out;
+    out.from_ms = time_flag(f.from, out.from_ms);
+    out.to_ms = time_flag(f.to, out.to_ms);
+    out.key_id = f.key;
+    out.application_id = f.application;
+    return out;
+}
+
+// Brings every record into usage.db: the gateway's flush, or recovery of what an ended gateway left in its rings. Returns the
+// lock, held for as long as no gateway may start.
+std::unique_ptr<data_lock> gather(data_paths const& at, conf::settings const& settings) {
+    auto lock = lock_or_gateway(at);
+    if (!lock) {
+        auto const done = gateway_client(at.admin_socket).call(boost::beast::http::verb::post, "/v1/usage/flush");
+        if (!done) throw failure(done.error());
+        return lock;
+    }
+    std::string said;
+    auto const rings = usage::choose_ring_dir(settings.usage.ring_dir, at.dir, said);
+    if (!rings) throw failure(rings.error());
+    usage::recorder_options o;
+    o.journal_file = at.usage_db;
+    o.ring_dir = *rings;
+    auto const recovered = usage::recorder::open(o);
+    if (!recovered) throw failure(recovered.error());
+    return lock;
+}
+
+// FILE appears whole or not at all: written beside it under a name of its own and renamed at the end.
+class output_file {
+  public:
+    explicit output_file(std::string path) : path_(std::move(path)), temporary_(fmt::format("{}.tmp-{}", path_, ::getpid())) {
+        fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+        if (fd_ < 0) fail();
+    }
+    ~output_file() {
+        if (fd_ >= 0) ::close(fd_);
+        if (!done_) ::unlink(temporary_.c_str());
+    }
+    output_file(output_file const&) = delete;
+    output_file& operator=(output_file const&) = delete;
+
+    void write(std::string_view piece) {
+        while (!piece.empty()) {
+            auto const n = ::write(fd_, piece.data(), piece.size());
+            if (n < 0 && errno == EINTR) continue;
+            if (n < 0) fail();
+            piece.remove_prefix(static_cast<std::size_t>(n));
+        }
+    }
+    void finish() {
+        if (::fsync(fd_) != 0 || ::rename(temporary_.c_str(), path_.c_str()) != 0) fail();
+        done_ = true;
+    }
+
+  private:
+    [[noreturn]] void fail() {
+        auto const why = std::generic_category().message(errno);
+        if (fd_ >= 0 && !done_) ::unlink(temporary_.c_str());
+        throw failure(exit_error, fmt::format("cannot write {}: {}; name another file with --output", path_, why));
+    }
+    std::string path_, temporary_;
+    int fd_ = -1;
+    bool done_ = false;
+};
+
+}  // namespace
+
+int usage_export(usage_flags const& f, streams& s) {
+    auto const wanted = filter_of(f);
+    auto const settings = settings_of(f.common, s);
+    data_paths const at(settings.data_dir);
+    plain_log const warnings;
+    auto const lock = gather(at, settings);
+    auto journal = usage::journal::open(at.usage_db, usage::journal::mode::read_only);
+    if (!journal) throw failure(journal.error());
+    if (f.output.empty() || f.output == "-") {
+        auto const n = usage::export_csv(**journal, wanted, [&](std::string_view piece) {
+            return s.out.write(piece.data(), static_cast<std::streamsize>(piece.size())).good();
+        });
+        s.out.flush();
+        if (!n) throw failure(n.error());
+        return exit_ok;
+    }
+    output_file file(f.output);
+    auto const n = usage::export_csv(**journal, wanted, [&](std::string_view piece) {
+        file.write(piece);
+        return true;
+    });
+    if (!n && n.error().code != errc::corrupt) throw failure(n.error());
+    file.finish();
+    if (!n) throw failure(n.error());
+    s.err << fmt::format("{} records written to {}\n", *n, f.output);
+    return exit_ok;
+}
+
+}  // namespace latchkey::cli

@@ -1,0 +1,221 @@
+#include "cli/run.hpp"
+
+#include <sys/stat.h>
+
+#include <boost/json.hpp>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "cli/data_dir.hpp"
+#include "tests/catch.hpp"
+
+namespace cli = latchkey::cli;
+namespace fs = std::filesystem;
+
+namespace {
+
+struct folder {
+    fs::path path;
+    folder() {
+        std::string name = (fs::temp_directory_path() / "latchkey-cli-XXXXXX").string();
+        REQUIRE(mkdtemp(name.data()) != nullptr);
+        path = name;
+    }
+    ~folder() { fs::remove_all(path); }
+    std::string data() const { return (path / "data").string(); }
+};
+
+struct outcome {
+    int code = 0;
+    std::string out, err;
+};
+
+outcome run(std::vector<std::string> args, std::string const& typed = {}, bool terminal = false) {
+    args.insert(args.begin(), "latchkey");
+    std::vector<char const*> argv;
+    for (auto const& a : args) argv.push_back(a.c_str());
+    std::istringstream in(typed);
+    std::ostringstream out, err;
+    outcome o;
+    o.code = cli::run(static_cast<int>(argv.size()), argv.data(), {in, out, err, terminal});
+    o.out = out.str();
+    o.err = err.str();
+    return o;
+}
+
+bool has(std::string const& text, std::string const& part) { return text.find(part) != std::string::npos; }
+
+std::string make_key(folder const& f, std::string const& name = "Ann") {
+    auto const made = run({"keys", "create", "--name", name, "--json", "--data", f.data()});
+    REQUIRE(made.code == 0);
+    return std::string(boost::json::parse(made.out).at("id").as_string());
+}
+
+}  // namespace
+
+TEST_CASE("wrong arguments exit with 2 and say so on stderr") {
+    for (auto const& args : std::vector<std::vector<std::string>>{{},
+                                                                  {"nonsense"},
+                                                                  {"keys"},
+                                                                  {"keys", "create"},
+                                                                  {"serve", "--workers", "257"},
+                                                                  {"keys", "list", "--output", "xml"},
+                                                                  {"keys", "show"},
+                                                                  {"serve", "--demo", "--upstream", "http://a"},
+                                                                  {"serve", "--listen", "localhost:80", "--upstream", "http://a"},
+                                                                  {"serve", "--upstream", "https://a"},
+                                                                  {"usage", "export", "--from", "yesterday"}}) {
+        auto const got = run(args);
+        INFO(got.out << got.err);
+        CHECK(got.code == cli::exit_usage);
+        CHECK_FALSE(got.err.empty());
+        CHECK(got.out.empty());
+    }
+}
+
+TEST_CASE("help and version go to stdout and exit with 0") {
+    CHECK(has(run({"--help"}).out, "serve"));
+    CHECK(run({"keys", "create", "--help"}).code == 0);
+    CHECK(has(run({"--version"}).out, LATCHKEY_VERSION));
+    CHECK(has(run({"version"}).out, LATCHKEY_VERSION));
+}
+
+TEST_CASE("keys create prints the key alone, or one JSON object") {
+    folder const f;
+    auto const plain = run({"keys", "create", "--name", "Ann", "--data", f.data()});
+    REQUIRE(plain.code == 0);
+    CHECK(plain.out.starts_with("lk_"));
+    CHECK(plain.out.size() == 3 + 36 + 1);
+    CHECK_FALSE(has(plain.err, plain.out.substr(0, 39)));
+    struct stat s {};
+    REQUIRE(::stat(f.data().c_str(), &s) == 0);
+    CHECK((s.st_mode & 0777U) == 0700U);
+
+    auto const as_json = run({"keys", "create", "--name", "Bob", "--json", "--data", f.data()});
+    auto const o = boost::json::parse(as_json.out).as_object();
+    CHECK(o.size() == 4);
+    CHECK(o.at("name") == "Bob");
+    CHECK(as_json.err.empty());
+    auto const more =
+        run({"keys", "create", "--application", std::string(o.at("application_id").as_string()), "--json", "--data", f.data()});
+    CHECK(boost::json::parse(more.out).at("application_id") == o.at("application_id"));
+}
+
+TEST_CASE("keys list and show write table, JSON and CSV without secrets") {
+    folder const f;
+    auto const id = make_key(f, "=Ann, \"A\"");
+    auto const table = run({"keys", "list", "--data", f.data()});
+    CHECK(has(table.out, id));
+    auto const as_json = boost::json::parse(run({"keys", "list", "--output", "json", "--data", f.data()}).out).as_array();
+    REQUIRE(as_json.size() == 1);
+    CHECK_FALSE(as_json[0].as_object().contains("key"));
+    auto const csv = run({"keys", "list", "--output", "csv", "--data", f.data()}).out;
+    CHECK(has(csv, "id,application_id,name,prefix,last4,state,created,revoked,expires\r\n"));
+    CHECK(has(csv, "\"'=Ann, \"\"A\"\"\""));
+    CHECK(boost::json::parse(run({"keys", "show", id, "--output", "json", "--data", f.data()}).out).at("state") == "active");
+    CHECK(run({"keys", "show", "key_none", "--data", f.data()}).code == cli::exit_not_found);
+}
+
+TEST_CASE("revoke and delete need --yes in a script and a yes from a person") {
+    folder const f;
+    auto const id = make_key(f);
+    auto const state = [&] {
+        return std::string(
+            boost::json::parse(run({"keys", "show", id, "--output", "json", "--data", f.data()}).out).at("state").as_string());
+    };
+    auto const script = run({"keys", "revoke", id, "--data", f.data()}, "y\n");
+    CHECK(script.code == cli::exit_usage);
+    CHECK(has(script.err, "--yes"));
+    CHECK(run({"keys", "delete", id, "--data", f.data()}).code == cli::exit_usage);
+    CHECK(run({"keys", "revoke", id, "--data", f.data()}, "n\n", true).code == cli::exit_error);
+    CHECK(run({"keys", "revoke", id, "--data", f.data()}, "", true).code == cli::exit_error);
+    CHECK(state() == "active");
+    CHECK(run({"keys", "revoke", id, "--data", f.data()}, "y\n", true).code == 0);
+    CHECK(state() == "revoked");
+    CHECK(run({"keys", "delete", id, "--yes", "--data", f.data()}).code == 0);
+    CHECK(run({"keys", "show", id, "--data", f.data()}).code == cli::exit_not_found);
+    CHECK(run({"keys", "revoke", id, "--yes", "--data", f.data()}).code == cli::exit_not_found);
+}
+
+TEST_CASE("keys import takes a file or stdin and names wrong lines without the key") {
+    folder const f;
+    std::ofstream(f.path / "k.csv") << "name,key\nAnn,0123456789abcdefghij\n";
+    CHECK(run({"keys", "import", (f.path / "k.csv").string(), "--data", f.data()}).out == "imported 1, unchanged 0\n");
+    CHECK(run({"keys", "import", "-", "--data", f.data()}, "name,key\nAnn,0123456789abcdefghij\n").out ==
+          "imported 0, unchanged 1\n");
+    auto const conflict = run({"keys", "import", "-", "--data", f.data()}, "name,key\nEve,0123456789abcdefghij\n");
+    CHECK(conflict.code == cli::exit_conflict);
+    CHECK_FALSE(has(conflict.err, "0123456789"));
+    CHECK(run({"keys", "import", "/nonexistent.csv", "--data", f.data()}).code == cli::exit_not_found);
+}
+
+TEST_CASE("commands on a folder that is not there do not make one") {
+    folder const f;
+    CHECK(run({"keys", "list", "--data", f.data()}).code == cli::exit_not_found);
+    CHECK(run({"usage", "export", "--data", f.data()}).code == cli::exit_not_found);
+    CHECK_FALSE(fs::exists(f.data()));
+}
+
+TEST_CASE("a folder that others may write to is refused") {
+    folder const f;
+    fs::create_directory(f.data());
+    REQUIRE(::chmod(f.data().c_str(), 0777) == 0);
+    auto const got = run({"keys", "create", "--name", "a", "--data", f.data()});
+    CHECK(got.code == cli::exit_not_allowed);
+    CHECK(has(got.err, "chmod 700"));
+}
+
+TEST_CASE("a gateway that holds the lock and does not answer is exit 6") {
+    folder const f;
+    make_key(f);
+    auto const lock = cli::data_lock::take(cli::data_paths(f.data()), "gateway", std::chrono::milliseconds(0));
+    REQUIRE(lock.has_value());
+    auto const got = run({"keys", "list", "--data", f.data()});
+    CHECK(got.code == cli::exit_unreachable);
+    CHECK(has(got.err, "does not answer"));
+}
+
+TEST_CASE("status without a gateway is exit 6") {
+    folder const f;
+    make_key(f);
+    CHECK(run({"status", "--data", f.data()}).code == cli::exit_unreachable);
+}
+
+TEST_CASE("usage export writes the header, to stdout or to a file that appears whole") {
+    folder const f;
+    make_key(f);
+    auto const got = run({"usage", "export", "--data", f.data()});
+    INFO(got.err);
+    CHECK(got.code == 0);
+    CHECK(got.out.starts_with("time,request_id,"));
+    auto const file = (f.path / "u.csv").string();
+    CHECK(run({"usage", "export", "--output", file, "--data", f.data()}).code == 0);
+    CHECK(fs::file_size(file) == got.out.size());
+    CHECK(run({"usage", "export", "--output", "/nonexistent/x.csv", "--data", f.data()}).code == cli::exit_error);
+    CHECK(std::distance(fs::directory_iterator(f.path), {}) == 2);
+}
+
+TEST_CASE("check exits with 7 and all findings, or 0 and ok") {
+    folder const f;
+    auto const file = (f.path / "l.toml").string();
+    std::ofstream(file) << "lisen = 1\nworkers = 999\n[[api]]\nupstreams = [\"http://a\"]\n";
+    auto const bad = run({"check", file});
+    CHECK(bad.code == cli::exit_findings);
+    CHECK(has(bad.err, file + ":1:1: "));
+    CHECK(has(bad.err, file + ":2:11: "));
+    CHECK(bad.out.empty());
+    std::ofstream(file) << "[[api]]\nupstreams = [\"http://a\"]\n";
+    CHECK(run({"check", file}).out == file + ": ok\n");
+    CHECK(run({"check", "/nonexistent.toml"}).code == cli::exit_not_found);
+}
+
+TEST_CASE("serve without any api says what to give") {
+    folder const f;
+    auto const got = run({"serve", "--data", f.data()});
+    CHECK(got.code == cli::exit_error);
+    CHECK(has(got.err, "--upstream"));
+}
