@@ -1,0 +1,333 @@
+"""The program under test: started, watched, spoken to by its command line, and ended.
+
+Environment: LATCHKEY (the program; default build/release/latchkey), LATCHKEY_SLOW (factor on every bound; 10 for sanitizers).
+"""
+import atexit
+import csv
+import io
+import itertools
+import json
+import os
+import pathlib
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+from upstream import Blackhole, Upstream, describe, refused_port  # noqa: F401  (re-exported to the tests)
+from wire import (SLOW, Broken, Fields, Malformed, RawClient, Response, TimedOut, bound, chunked, request_bytes,  # noqa: F401
+                  reset)
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROGRAM = str(ROOT / os.environ.get("LATCHKEY", "build/release/latchkey"))
+SANITIZER = re.compile(r"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error:|SUMMARY: \w+Sanitizer|ERROR: LeakSanitizer")
+CSV_COLUMNS = ("time,request_id,application,application_id,key_id,api,method,host,path,status,outcome,request_bytes,"
+               "response_bytes,duration_ms,upstream_ms,client_ip").split(",")
+serials = itertools.count(1)
+
+
+def unique(stem="t"):
+    """A text that no other test of this run has: for paths and request ids."""
+    return f"{stem}-{os.getpid():x}-{next(serials)}"
+
+
+def wait_until(condition, timeout=10, what="the condition", pause=0.01):
+    """Polls until `condition()` is true; its value. For states that no event announces (another process, the kernel)."""
+    deadline = time.monotonic() + bound(timeout)
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"{what} did not come about in {bound(timeout)} s"
+        time.sleep(pause)
+
+
+def raise_descriptor_limit():
+    """The soft limit to the hard one; the limit that holds then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def toml_value(value):
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(toml_value(v) for v in value) + "]"
+    return json.dumps(value)
+
+
+def toml(settings):
+    """Nested dicts as TOML; a list of dicts becomes [[name]] sections."""
+    out = []
+
+    def table(values, path, header):
+        if header:
+            out.append(header)
+        for name, value in values.items():
+            if not isinstance(value, dict) and not (isinstance(value, list) and value and isinstance(value[0], dict)):
+                out.append(f"{name} = {toml_value(value)}")
+        for name, value in values.items():
+            inner = f"{path}{name}"
+            if isinstance(value, dict):
+                table(value, inner + ".", f"[{inner}]")
+            elif isinstance(value, list) and value and isinstance(value[0], dict):
+                for entry in value:
+                    table(entry, inner + ".", f"[[{inner}]]")
+
+    table(settings, "", "")
+    return "\n".join(out) + "\n"
+
+
+def temporary_folder(kind):
+    """A new folder that goes when the run ends."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix=f"latchkey-{kind}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+class Gateway:
+    """One gateway with a data directory of its own.
+
+    upstream: an Upstream or URL for the api "default"; settings: more TOML as nested dicts (an `api` list replaces the default);
+    prefix: words put before the program (prlimit, ...). The data directory outlives stop() and kill(), so start() resumes."""
+
+    def __init__(self, upstream=None, settings=None, data=None, prefix=(), workers=2):
+        self.folder = temporary_folder("e2e")
+        self.data = pathlib.Path(data) if data else self.folder / "data"
+        self.prefix, self.process, self.runs = list(prefix), None, 0
+        self.log_file = self.folder / "log"
+        self.settings = {"listen": ["127.0.0.1:0"], "admin_listen": "127.0.0.1:0", "data_dir": str(self.data), "workers": workers,
+                         "log": {"level": "info"}, **(settings or {})}
+        if upstream is not None and "api" not in self.settings:
+            url = upstream.url if isinstance(upstream, Upstream) else upstream
+            self.settings["api"] = [{"name": "default", "upstreams": [url], "deadlines": {"idle": "1s"}}]
+
+    # --- its life
+
+    def start(self, timeout=15):
+        self.launch()
+        ready = self.folder / "ready"
+        wait_until(lambda: ready.exists() or not self.alive, timeout, "the ready file")
+        assert self.alive, f"the gateway did not start (exit {self.process.returncode}):\n{self.log()[-3000:]}"
+        told = wait_until(lambda: self._ready(ready), 5, "a whole ready file")
+        host, port = told["listen"][0].rsplit(":", 1)
+        self.address = (host, int(port))
+        admin_host, admin_port = told["admin_listen"].rsplit(":", 1)
+        self.admin_address = (admin_host, int(admin_port))
+        self.told = told
+        assert told["pid"] == self.pid
+        return self
+
+    def launch(self):
+        """Starts the program without waiting for it."""
+        config = self.folder / "latchkey.toml"
+        config.write_text(toml(self.settings))
+        ready = self.folder / "ready"
+        ready.unlink(missing_ok=True)
+        self.runs += 1
+        with open(self.log_file, "ab") as log:
+            self.process = subprocess.Popen(
+                [*self.prefix, PROGRAM, "serve", "--config", str(config), "--ready-file", str(ready)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder)
+        return self.process
+
+    def refuse_to_start(self, timeout=15):
+        """Starts the program, which must end by itself with an error; what it said."""
+        self.log_file.write_text("")
+        self.launch()
+        try:
+            code = self.wait(timeout)
+        finally:
+            if self.alive:
+                self.kill()
+        assert code > 0, f"exit code {code}:\n{self.log()[-3000:]}"
+        return self.log()
+
+    @staticmethod
+    def _ready(file):
+        try:
+            return json.loads(file.read_text())
+        except ValueError:
+            return None
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    @property
+    def alive(self):
+        return self.process is not None and self.process.poll() is None
+
+    def terminate(self):
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self, timeout=20):
+        return self.process.wait(bound(timeout))
+
+    def stop(self, timeout=20):
+        """SIGTERM; the exit code."""
+        if self.alive:
+            self.terminate()
+        try:
+            return self.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"SIGTERM did not end the gateway:\n{self.log()[-3000:]}") from None
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    # --- what it costs and says
+
+    def log(self):
+        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+
+    def sanitizer_findings(self):
+        return [line for line in self.log().splitlines() if SANITIZER.search(line)]
+
+    def status_bytes(self, name):
+        for line in pathlib.Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(name + ":"):
+                return int(line.split()[1]) * 1024
+        raise KeyError(name)
+
+    @property
+    def rss(self):
+        return self.status_bytes("VmRSS")
+
+    @property
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    @property
+    def cpu_seconds(self):
+        parts = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
+
+    def client(self, **how):
+        return RawClient(self.address, **how)
+
+    def admin(self, path):
+        with RawClient(self.admin_address) as c:
+            c.request("GET", path, host="localhost", fields=[("Connection", "close")])
+            return c.response()
+
+    def metric(self, name):
+        """The sum of a metric's samples."""
+        body = self.admin("/metrics").body.decode()
+        found = re.findall(rf"^{re.escape(name)}(?:\{{[^}}]*\}})? ([0-9.e+-]+)$", body, re.M)
+        assert found, f"no metric {name} in:\n{body[:2000]}"
+        return sum(float(v) for v in found)
+
+    # --- its command line
+
+    def cli(self, *words, check=True, input=None, timeout=30):
+        done = subprocess.run([PROGRAM, *words, "--data", str(self.data)], capture_output=True, text=True, input=input,
+                              timeout=bound(timeout), stdin=None if input is not None else subprocess.DEVNULL)
+        assert not SANITIZER.search(done.stderr), done.stderr
+        if check:
+            assert done.returncode == 0, f"{words} -> {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def create_key(self, name="tester"):
+        """{'id', 'key', 'application_id', 'name'}"""
+        return json.loads(self.cli("keys", "create", "--name", name, "--json").stdout)
+
+    def export(self):
+        """Every usage record as a dict, oldest first."""
+        return parse_usage(self.cli("usage", "export").stdout)
+
+    def records(self, request_id, count=1, timeout=5):
+        """The records of one request id, once there are `count`."""
+        def found():
+            rows = [r for r in self.export() if r["request_id"] == request_id]
+            return rows if len(rows) >= count else None
+        return wait_until(found, timeout, f"{count} usage record(s) of {request_id}", 0.05)
+
+    def record(self, request_id):
+        """The one record of a request id."""
+        rows = self.records(request_id)
+        assert len(rows) == 1, f"{len(rows)} records of {request_id}: {rows}"
+        return rows[0]
+
+
+def parse_usage(text):
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    rows = list(reader)
+    assert reader.fieldnames == CSV_COLUMNS, reader.fieldnames
+    for row in rows:
+        assert None not in row and None not in row.values(), f"torn row {row}"
+    return rows
+
+
+def problem(response, status, code=None):
+    """Asserts a refusal of the gateway's own (RFC 9457); its members."""
+    statuses = [status] if isinstance(status, int) else status
+    assert response.status in statuses, f"wanted {statuses}: {response}"
+    assert response.fields.get("content-type") == "application/problem+json", response
+    told = json.loads(response.body)
+    for name in ("type", "title", "status", "detail", "instance", "code", "request_id"):
+        assert name in told, f"{name} is missing: {told}"
+    assert told["status"] == response.status
+    if code:
+        assert told["code"] in ([code] if isinstance(code, str) else code), told
+    return told
+
+
+def served(response, status=200):
+    """Asserts that the upstream answered; for the default script, what it was told."""
+    assert response.status == status and response.complete, response
+    return json.loads(response.body) if response.fields.get("content-type") == "application/json" else None
+
+
+def told_fields(told):
+    return Fields((n, v) for n, v in told["fields"])
+
+
+class Nginx:
+    """Debian's nginx as an upstream: its own prefix and configuration, in the foreground. `root` is served at /."""
+
+    def __init__(self, program="/usr/sbin/nginx"):
+        self.folder = temporary_folder("nginx")
+        self.root = self.folder / "root"
+        self.root.mkdir()
+        self.folder.chmod(0o755)
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            self.port = taken.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        config = self.folder / "nginx.conf"
+        temp = "".join(f"    {n}_temp_path {self.folder}/{n};\n" for n in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        config.write_text(f"""
+daemon off; worker_processes 1; pid {self.folder}/pid; error_log {self.folder}/error.log;
+{"user root;" if os.getuid() == 0 else ""}
+events {{ worker_connections 512; }}
+http {{
+    access_log off; keepalive_timeout 5; client_max_body_size 0;
+{temp}
+    server {{
+        listen 127.0.0.1:{self.port};
+        root {self.root};
+        location /put/ {{ proxy_pass http://127.0.0.1:{self.port}/sink/; }}
+        location /sink/ {{ return 204; }}
+    }}
+}}
+""")
+        self.process = subprocess.Popen([program, "-p", str(self.folder), "-c", str(config)], stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until(self._up, 10, "nginx")
+
+    def _up(self):
+        assert self.process.poll() is None, (self.folder / "error.log").read_text()
+        with socket.socket() as s:
+            return s.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(10)

@@ -1,0 +1,657 @@
+"""What breaks and what then happens, row by row: U the upstream, C the client, R resources. Deadlines are short here."""
+import contextlib
+import os
+import pathlib
+import socket
+import sqlite3
+import subprocess
+import tempfile
+import threading
+import time
+
+import pytest
+
+from conftest import run
+from harness import (SLOW, Blackhole, Broken, Gateway, TimedOut, Upstream, bound, problem, refused_port, request_bytes, served,
+                     unique, wait_until)
+
+MIB = 1 << 20
+IDEMPOTENT = ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"]
+
+
+def ms(n):
+    return f"{int(n * SLOW)}ms"
+
+
+class Sides:
+    """The upstreams of the fault gateway, each behind a path prefix of its name."""
+
+    def __init__(self, normal):
+        self.normal = normal
+        self.keeper, self.refused = refused_port()
+        self.blackhole = Blackhole()
+        self.stale = Upstream(idle_close=0.02)
+        self.spring = Upstream(spring=2)
+        self.counted = Upstream(max_requests=3)
+        self.greeting = Upstream(greeting=b"\x15\x03\x01\x00\x02\x02\x46")
+        self.slams = Upstream(on_accept=lambda c: (_ for _ in ()).throw(OSError()))
+
+    def stop(self):
+        for u in (self.stale, self.spring, self.counted, self.greeting, self.slams, self.blackhole):
+            u.stop()
+        self.keeper.close()
+
+
+@pytest.fixture(scope="module")
+def sides(upstream):
+    s = Sides(upstream)
+    yield s
+    s.stop()
+
+
+@pytest.fixture(scope="module")
+def faulty(sides):
+    waits = {"connect": ms(400), "response_head": ms(600), "body_stall": ms(600), "idle": ms(1000)}
+
+    def api(name, *urls, prefix=None):
+        return {"name": name, "path_prefixes": [prefix or "/" + name], "upstreams": list(urls), "deadlines": dict(waits)}
+
+    def local(port):
+        return f"http://127.0.0.1:{port}"
+    apis = [api("refused", local(sides.refused)), api("blackhole", local(sides.blackhole.port)),
+            api("stale", sides.stale.url), api("spring", sides.spring.url), api("counted", sides.counted.url),
+            api("greeting", sides.greeting.url), api("slams", sides.slams.url), api("normal", sides.normal.url, prefix="/"),
+            api("two", local(sides.refused), sides.normal.url), api("unknown", "http://no-such-host.invalid:80")]
+    settings = {"client": {"head": ms(700), "idle": ms(1500), "body_stall": ms(600), "write_stall": ms(800), "request": ms(2500)},
+                "usage": {"flush_interval": "50ms"}, "api": apis}
+    yield from run(Gateway(settings=settings))
+
+
+@pytest.fixture(scope="module")
+def its_key(faulty):
+    return faulty.create_key("faults")["key"]
+
+
+@pytest.fixture
+def at(faulty):
+    with faulty.client() as c:
+        yield c
+
+
+def alive_after(client, key):
+    """The connection is in step: a further request gets its own answer."""
+    path = "/" + unique()
+    assert served(client.get(path, key))["target"] == path
+
+
+# --- U: the upstream
+
+def test_U1_nothing_listens_is_502_and_the_client_connection_stays(at, its_key):
+    for method in ("GET", "POST"):
+        at.request(method, "/refused/x", its_key, body=b"abc" if method == "POST" else None)
+        problem(at.response(), 502, "upstream_unreachable")
+    alive_after(at, its_key)
+
+
+def test_U1_a_request_goes_to_the_next_target_when_one_refuses(at, its_key):
+    for method in ["GET", "POST"] * 5:
+        at.request(method, "/two/" + unique(), its_key, body=b"abc")
+        served(at.response())
+
+
+def test_U2_a_connect_that_is_never_answered_is_504(at, its_key):
+    at.request("GET", "/blackhole/x", its_key)
+    problem(at.response(), 504, "upstream_connect_timeout")
+    alive_after(at, its_key)
+
+
+@pytest.mark.parametrize("method, most", [("POST", 1), ("PATCH", 1), ("GET", 2), ("PUT", 2)])
+def test_U3_reset_before_the_first_byte_is_502_and_post_is_sent_once(faulty, at, upstream, its_key, method, most):
+    """RFC 9110 9.2.2"""
+    path = upstream.on("/" + unique(), lambda x: (x.body(), x.reset()))
+    upstream.close_connections()
+    at.request(method, path, its_key, body=b"abc")
+    problem(at.response(), 502)
+    assert 1 <= len(upstream.seen(path)) <= most
+    alive_after(at, its_key)
+
+
+def test_U3_close_right_after_accept_is_502(at, its_key):
+    at.request("POST", "/slams/x", its_key, body=b"abc")
+    problem(at.response(), 502)
+    alive_after(at, its_key)
+
+
+def test_U4_a_pooled_connection_that_the_upstream_closes_is_never_seen_by_the_client(faulty, its_key):
+    """RFC 9112 9.3.1: pauses sweep around the moment of the close. The pause is the fault, not a wait."""
+    with faulty.client() as c:
+        for n in range(120):
+            served(c.get("/stale/" + unique(), its_key))
+            time.sleep(0.017 + (n % 12) * 0.0005)
+
+
+@pytest.mark.parametrize("method", IDEMPOTENT)
+def test_U4_reset_as_the_next_request_arrives_is_retried_for_an_idempotent_method(faulty, sides, its_key, method):
+    """RFC 9110 9.2.2, RFC 9112 9.3.1"""
+    with faulty.client() as c:
+        for n in range(6):
+            path = f"/spring/{unique()}"
+            c.request(method, path, its_key)
+            assert c.response(method).status == 200
+            assert len(sides.spring.seen(path)) == 1
+
+
+def test_U4_reset_as_a_post_arrives_is_not_retried_once_bytes_were_taken(faulty, sides, its_key):
+    """RFC 9110 9.2.2: whoever got bytes may have acted. Never twice; at best once, else 502."""
+    with faulty.client() as c:
+        for _ in range(6):
+            path = f"/spring/{unique()}"
+            c.request("POST", path, its_key, body=b"pay")
+            r = c.response()
+            assert r.status in (200, 502)
+            assert len(sides.spring.seen(path)) == (1 if r.status == 200 else 0)
+
+
+def test_U4_a_connection_that_ends_after_n_requests_costs_no_error(faulty, sides, its_key):
+    with faulty.client() as c:
+        for _ in range(30):
+            served(c.get("/counted/" + unique(), its_key))
+
+
+def test_U4_an_upstream_that_restarts_costs_no_error(faulty, upstream, at, its_key):
+    for _ in range(20):
+        alive_after(at, its_key)
+        upstream.close_connections()
+        wait_until(lambda: not upstream.open_connections(), 10, "the end of the connections", 0.001)
+
+
+@pytest.mark.parametrize("part", [b"H", b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Le", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n"])
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_U5_an_end_inside_the_head_is_502(at, upstream, its_key, part, how):
+    path = upstream.on("/" + unique(), lambda x: (x.send(part), getattr(x, how)()))
+    problem(at.get(path, its_key), 502)
+    alive_after(at, its_key)
+
+
+@pytest.mark.parametrize("part", [b"Content-Length: 10\r\n\r\nhello", b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+                                  b"Transfer-Encoding: chunked\r\n\r\n5\r\nhel", b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n"],
+                         ids=["length", "chunk", "inside a chunk", "before the last line"])
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
+def test_U6_an_end_inside_the_body_is_visible_to_the_client(faulty, upstream, its_key, part, how, version):
+    """RFC 9112 8: never padded, never a clean end, never kept"""
+    path, rid, go = "/" + unique(), unique(), threading.Event()
+
+    def script(x):
+        x.send(b"HTTP/1.1 200 OK\r\n" + part)
+        go.wait(bound(5))
+        getattr(x, how)()
+    upstream.on(path, script)
+    with faulty.client() as c:
+        c.request("GET", path, its_key, [("X-Request-Id", rid)], version=version)
+        c.reader.fill(time.monotonic() + bound(5))
+        go.set()
+        with pytest.raises(Broken) as broken:
+            c.response()
+        assert not broken.value.partial.complete
+        if broken.value.partial.framing == "close":
+            assert broken.value.kind == "reset", "a FIN would say that the body is whole"
+    assert faulty.record(rid)["outcome"] == "upstream_aborted"
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_U6_an_end_before_the_first_body_byte_is_502_or_visible(faulty, upstream, its_key, how):
+    """RFC 9112 8: a gateway that still holds the head may answer 502; one that has sent it can only break off"""
+    path = upstream.on("/" + unique(), lambda x: (x.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"), getattr(x, how)()))
+    with faulty.client() as c:
+        c.request("GET", path, its_key)
+        try:
+            problem(c.response(), 502)
+        except Broken as broken:
+            assert broken.partial.status == 200 and not broken.partial.complete
+
+
+def test_U6_a_close_delimited_body_that_is_reset_is_visible(faulty, upstream, its_key):
+    """RFC 9112 6.3 rule 8, 8"""
+    path, go = "/" + unique(), threading.Event()
+    upstream.on(path, lambda x: (x.send(b"HTTP/1.1 200 OK\r\n\r\nhello"), go.wait(bound(5)), x.reset()))
+    with faulty.client() as c:
+        c.request("GET", path, its_key)
+        c.reader.fill(time.monotonic() + bound(5))
+        go.set()
+        with pytest.raises(Broken):
+            c.response()
+
+
+def test_U7_silence_before_the_head_is_504_and_the_connection_is_not_pooled(at, upstream, its_key):
+    path, ended = "/" + unique(), []
+    upstream.on(path, lambda x: ended.append(x.until_closed()))
+    problem(at.get(path, its_key), 504, "upstream_timeout")
+    upstream.wait(lambda: ended)
+    assert len(upstream.seen(path)) == 1, "a timeout is not retried"
+    alive_after(at, its_key)
+
+
+@pytest.mark.parametrize("part", [b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n"])
+def test_U7_silence_inside_the_head_is_504(at, upstream, its_key, part):
+    path = upstream.on("/" + unique(), lambda x: (x.send(part), x.until_closed()))
+    problem(at.get(path, its_key), [504, 502])
+    alive_after(at, its_key)
+
+
+@pytest.mark.parametrize("part", [b"Content-Length: 10\r\n\r\nhello", b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"])
+def test_U8_silence_inside_the_body_ends_the_client_connection(faulty, upstream, its_key, part):
+    path, rid, ended = "/" + unique(), unique(), []
+    upstream.on(path, lambda x: (x.send(b"HTTP/1.1 200 OK\r\n" + part), ended.append(x.until_closed())))
+    with faulty.client() as c:
+        c.request("GET", path, its_key, [("X-Request-Id", rid)])
+        with pytest.raises(Broken):
+            c.response()
+    upstream.wait(lambda: ended)
+    assert faulty.record(rid)["outcome"] == "upstream_aborted"
+
+
+def test_U9_a_slow_drip_is_not_a_stall(faulty, at, upstream, its_key):
+    """Far longer than every deadline of this gateway, and never silent for as long as one. The pause is the fault."""
+    path = upstream.on("/" + unique(), lambda x: (x.send(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n"), x.drip(b"x" * 20, 0.16 * SLOW)))
+    before = faulty.rss
+    assert at.get(path, its_key).body == b"x" * 20
+    assert faulty.rss - before < 4 * MIB
+
+
+def test_U10_garbage_is_502_and_never_relayed(faulty, at, its_key):
+    r = at.get("/greeting/x", its_key)
+    problem(r, 502)
+    alive_after(at, its_key)
+
+
+def test_U11_a_flood_of_interim_heads_ends_in_502_and_flat_memory(faulty, upstream, its_key):
+    path = "/" + unique()
+
+    def flood(x):
+        x.keep = False
+        with contextlib.suppress(OSError):
+            for _ in range(3000):
+                x.send(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n" * 100)
+    upstream.on(path, flood)
+    before = faulty.rss
+    with faulty.client() as c:
+        c.request("GET", path, its_key)
+        with contextlib.suppress(Broken):
+            r = c.response()
+            assert len(r.informational) <= 64
+            problem(r, 502)
+    assert faulty.rss - before < 8 * MIB
+
+
+def test_U12_an_unknown_upstream_name_is_an_error_and_no_hang(at, its_key):
+    problem(at.get("/unknown/x", its_key), [502, 503, 504])
+    alive_after(at, its_key)
+
+
+def test_U_an_answer_that_nobody_asked_for_is_not_given_to_the_next_request(faulty, upstream, its_key):
+    """Response-queue poisoning: bytes behind a response end the upstream connection."""
+    path = upstream.on("/" + unique(), lambda x: x.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"))
+    for _ in range(10):
+        with faulty.client() as c:
+            assert c.get(path, its_key).body == b"ok"
+            alive_after(c, its_key)
+
+
+# --- C: the client
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_C1_a_client_that_leaves_in_its_upload_ends_the_upstream_request(faulty, upstream, its_key, how):
+    path, rid = "/" + unique(), unique()
+    with faulty.client() as c:
+        c.request("PUT", path, its_key, [("Content-Length", "1000"), ("X-Request-Id", rid)], b"x" * 500)
+        arrived = upstream.wait(lambda: upstream.seen(path))[0]
+        getattr(c, how)()
+    upstream.wait(lambda: not arrived.connection.open)
+    assert not arrived.complete and len(upstream.seen(path)) == 1
+    assert faulty.record(rid)["outcome"] == "client_aborted"
+
+
+def test_C1_a_client_that_leaves_in_its_chunked_upload_is_not_taken_for_the_end(faulty, upstream, its_key):
+    path = "/" + unique()
+    with faulty.client() as c:
+        c.request("PUT", path, its_key, [("Transfer-Encoding", "chunked")], b"5\r\nhello\r\n")
+        arrived = upstream.wait(lambda: upstream.seen(path))[0]
+    upstream.wait(lambda: not arrived.connection.open)
+    assert not arrived.complete
+
+
+def test_C1_a_client_that_leaves_while_the_upstream_thinks_frees_the_upstream(faulty, upstream, its_key):
+    path, ended = "/" + unique(), []
+    upstream.on(path, lambda x: ended.append(x.until_closed()))
+    with faulty.client() as c:
+        c.request("GET", path, its_key)
+        upstream.wait(lambda: upstream.seen(path))
+        c.reset()
+    upstream.wait(lambda: ended)
+
+
+def test_C1_a_client_that_leaves_in_the_download_frees_the_upstream(faulty, upstream, its_key):
+    path, ended = "/" + unique(), []
+
+    def source(x):
+        x.keep = False
+        x.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (1 << 33))
+        with contextlib.suppress(OSError):
+            while True:
+                x.send(b"x" * MIB)
+        ended.append(True)
+    upstream.on(path, source)
+    with faulty.client() as c:
+        c.request("GET", path, its_key)
+        c.reader.fill(time.monotonic() + bound(5))
+        c.reset()
+    upstream.wait(lambda: ended)
+
+
+def test_C2_half_close_after_the_request_still_gets_the_answer(faulty, upstream, its_key):
+    path, go = "/" + unique(), threading.Event()
+    upstream.on(path, lambda x: (x.body(), go.wait(bound(5)), x.answer(200, [], b"late")))
+    with faulty.client() as c:
+        c.request("POST", path, its_key, body=b"abc")
+        c.half_close()
+        upstream.wait(lambda: upstream.seen(path))
+        go.set()
+        assert c.response().body == b"late"
+
+
+def test_C3_a_slow_head_ends_at_an_absolute_deadline(faulty):
+    """408, however often a byte comes. The pause is the fault."""
+    with faulty.client() as c:
+        began = time.monotonic()
+        raw = b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow: " + b"a" * 100_000
+        with contextlib.suppress(OSError):
+            for byte in raw:
+                c.send(bytes([byte]))
+                with contextlib.suppress(TimedOut):
+                    c.reader.fill(time.monotonic() + 0.03)
+                if c.leftover or c.reader.ended:
+                    break
+                assert time.monotonic() - began < bound(8), "a head without end is let go on"
+        problem(c.response(), 408, "head_timeout")
+
+
+def test_C3_silence_before_the_first_byte_is_closed_without_an_answer(faulty):
+    with faulty.client() as c:
+        assert c.end() == "fin"
+        assert c.leftover == b""
+
+
+def test_C3_an_idle_kept_connection_is_closed_without_an_answer(faulty, its_key):
+    """RFC 9112 9.5"""
+    with faulty.client() as c:
+        served(c.get("/" + unique(), its_key))
+        assert c.end() == "fin"
+        assert c.leftover == b""
+
+
+def test_C4_a_body_that_stalls_is_408_and_the_upstream_request_ends(faulty, upstream, its_key):
+    path = "/" + unique()
+    with faulty.client() as c:
+        c.request("POST", path, its_key, [("Content-Length", "1000")], b"x" * 10)
+        with contextlib.suppress(Broken):
+            problem(c.response(), 408, "body_timeout")
+        c.end()
+    arrived = upstream.only(path)
+    upstream.wait(lambda: not arrived.connection.open)
+    assert not arrived.complete
+
+
+def test_C4_a_body_that_drips_for_ever_ends_at_the_request_deadline(faulty, upstream, its_key):
+    """[client] request: absolute. The pause is the fault."""
+    path = "/" + unique()
+    with faulty.client() as c:
+        began = time.monotonic()
+        c.request("POST", path, its_key, [("Content-Length", "100000")])
+        with contextlib.suppress(OSError):
+            while not (c.leftover or c.reader.ended):
+                c.send(b"x")
+                with contextlib.suppress(TimedOut, Broken):
+                    c.reader.fill(time.monotonic() + 0.05)
+                assert time.monotonic() - began < bound(10), "a body without end is let go on"
+    arrived = upstream.only(path)
+    upstream.wait(lambda: not arrived.connection.open)
+    assert not arrived.complete
+
+
+def test_C5_a_reader_that_stops_is_cut_off_and_frees_the_upstream(faulty, upstream, its_key):
+    path, rid, ended = "/" + unique(), unique(), []
+
+    def source(x):
+        x.keep = False
+        x.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (100 * MIB))
+        with contextlib.suppress(OSError):
+            for _ in range(100):
+                x.send(b"x" * MIB)
+        ended.append(True)
+    upstream.on(path, source)
+    before = faulty.rss
+    with faulty.client(receive_buffer=4096) as c:
+        c.request("GET", path, its_key, [("X-Request-Id", rid)])
+        upstream.wait(lambda: ended, 20)
+        assert faulty.rss - before < 8 * MIB
+    assert faulty.record(rid)["outcome"] == "timed_out"
+
+
+def test_C8_1000_pipelined_requests_are_read_no_further_than_a_buffer(faulty, upstream, its_key):
+    """RFC 9112 9.3.2: while the first is not answered, the gateway does not take in what the client sends."""
+    path, go = "/" + unique(), threading.Event()
+    upstream.on(path, lambda x: (go.wait(bound(10)), x.answer(200)))
+    sent = [0]
+    raw = request_bytes("GET", "/" + unique(), its_key, [("X-Pad", "a" * 1000)])
+    with faulty.client() as c:
+        c.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        c.request("GET", path, its_key)
+        upstream.wait(lambda: upstream.seen(path))
+        c.sock.settimeout(0.3)
+        before = faulty.rss
+        with contextlib.suppress(socket.timeout):
+            while sent[0] < 64 * MIB:
+                sent[0] += c.sock.send(raw * 100)
+        assert sent[0] < 32 * MIB, "everything was taken in"
+        assert faulty.rss - before < 4 * MIB
+        go.set()
+        for _ in range(100):
+            assert c.response().status == 200
+
+
+# --- R: resources
+
+@pytest.fixture
+def alone(upstream):
+    """Makes gateways that a test may ruin."""
+    made = []
+
+    def make(settings=None, **how):
+        g = Gateway(upstream, {"usage": {"flush_interval": "50ms"}, **(settings or {})}, **how)
+        made.append(g)
+        return g
+    yield make
+    for g in made:
+        if g.alive:
+            g.kill()
+        assert not g.sanitizer_findings(), g.log()[-5000:]
+
+
+def test_R1_out_of_descriptors_the_gateway_does_not_spin_and_recovers(alone):
+    g = alone(prefix=["prlimit", "--nofile=256:256"]).start()
+    key = g.create_key()["key"]
+    clients = []
+    for _ in range(400):
+        with contextlib.suppress(OSError):
+            clients.append(g.client())
+    began, cpu = time.monotonic(), g.cpu_seconds
+    time.sleep(1)  # the span over which processor time is taken
+    assert (g.cpu_seconds - cpu) / (time.monotonic() - began) < 0.3, "the acceptor spins"
+    assert g.log().count("\n") < 500, "the log is flooded"
+    for c in clients:
+        c.close()
+
+    def answers():
+        with contextlib.suppress(Broken, OSError), g.client() as c:
+            return c.get("/x", key).status == 200
+    wait_until(answers, 10, "service after the shortage")
+    assert g.stop() == 0
+
+
+@contextlib.contextmanager
+def small_disk(size):
+    if os.getuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    folder = tempfile.mkdtemp(prefix="latchkey-disk-")
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
+    if done.returncode != 0:
+        pytest.skip(f"cannot mount a tmpfs here: {done.stderr.decode().strip()}")
+    try:
+        yield pathlib.Path(folder)
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_R3_a_full_disk_stops_no_request_and_loses_no_record(alone):
+    with small_disk("4m") as disk:
+        g = alone(data=disk / "data").start()
+        key, ids = g.create_key()["key"], []
+        filler = disk / "filler"
+        with open(filler, "wb", buffering=0) as f, contextlib.suppress(OSError):
+            while True:
+                f.write(b"x" * 65536)
+        with open(filler, "ab", buffering=0) as f, contextlib.suppress(OSError):
+            while True:
+                f.write(b"x")
+        with g.client() as c:
+            for _ in range(2000):
+                ids.append(unique("full"))
+                served(c.get("/x", key, [("X-Request-Id", ids[-1])]))
+        cpu, began = g.cpu_seconds, time.monotonic()
+        time.sleep(0.5)  # the span over which processor time is taken
+        assert (g.cpu_seconds - cpu) / (time.monotonic() - began) < 0.5, "the flusher spins"
+        filler.unlink()
+        wait_until(lambda: {r["request_id"] for r in g.export()} >= set(ids), 15, "the records after the disk had room", 0.2)
+        assert g.stop() == 0
+        recorded = [r["request_id"] for r in g.export()]
+        assert sorted(r for r in recorded if r.startswith("full")) == sorted(ids)
+
+
+def test_R4_a_read_only_disk_stops_no_request(alone):
+    with small_disk("8m") as disk:
+        g = alone(data=disk / "data").start()
+        key, ids = g.create_key()["key"], []
+        remounted = subprocess.run(["mount", "-o", "remount,ro", str(disk)], capture_output=True)
+        if remounted.returncode:
+            pytest.skip("busy file systems cannot be made read-only here: " + remounted.stderr.decode().strip())
+        with g.client() as c:
+            for _ in range(200):
+                ids.append(unique("ro"))
+                served(c.get("/x", key, [("X-Request-Id", ids[-1])]))
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        wait_until(lambda: {r["request_id"] for r in g.export()} >= set(ids), 15, "the records after the disk could be written", 0.2)
+
+
+@contextlib.contextmanager
+def locked(file):
+    c = sqlite3.connect(file, isolation_level=None, timeout=10)
+    c.execute("begin exclusive")
+    try:
+        yield
+    finally:
+        c.execute("rollback")
+        c.close()
+
+
+def test_R5_a_locked_key_store_stops_no_request_and_a_write_says_so(alone):
+    g = alone().start()
+    key = g.create_key()["key"]
+    with locked(g.data / "keys.db"):
+        with g.client() as c:
+            for _ in range(50):
+                served(c.get("/x", key))
+        done = g.cli("keys", "create", "--name", "late", "--json", check=False, timeout=30)
+        assert done.returncode not in (0, 2) and done.stderr.strip(), done
+        with g.client() as c:
+            served(c.get("/x", key))
+    made = g.create_key("later")
+    with g.client() as c:
+        served(c.get("/x", made["key"]))
+
+
+def test_R5_a_locked_usage_journal_stops_no_request_and_loses_no_record(alone):
+    g = alone().start()
+    key, ids = g.create_key()["key"], []
+    with locked(g.data / "usage.db"), g.client() as c:
+        for _ in range(500):
+            ids.append(unique("locked"))
+            served(c.get("/x", key, [("X-Request-Id", ids[-1])]))
+    wait_until(lambda: {r["request_id"] for r in g.export()} >= set(ids), 15, "the records after the lock", 0.1)
+    assert g.stop() == 0
+
+
+def ruin(file):
+    """Overwrites the first page, where SQLite's header and schema stand."""
+    with open(file, "r+b") as f:
+        f.write(b"\xff" * 4096)
+
+
+@pytest.mark.parametrize("name", ["keys.db", "usage.db"])
+def test_R6_a_corrupt_file_stops_the_start_and_is_named(alone, name):
+    g = alone().start()
+    g.create_key()
+    assert g.stop() == 0
+    for rest in ("-wal", "-shm"):
+        (g.data / (name + rest)).unlink(missing_ok=True)
+    ruin(g.data / name)
+    assert name in g.refuse_to_start()
+
+
+def test_R6_a_running_gateway_keeps_the_keys_that_it_knows(alone):
+    g = alone().start()
+    key = g.create_key()["key"]
+    ruin(g.data / "keys.db")
+    with g.client() as c:
+        for _ in range(20):
+            served(c.get("/x", key))
+            assert c.get("/x", "unknown-unknown-unknown").status == 401
+
+
+def test_R7_a_key_store_deleted_at_run_time_does_not_open_the_door(alone):
+    g = alone().start()
+    key = g.create_key()["key"]
+    for rest in ("", "-wal", "-shm"):
+        (g.data / ("keys.db" + rest)).unlink(missing_ok=True)
+    with g.client() as c:
+        for _ in range(20):
+            served(c.get("/x", key))
+            assert c.get("/x", "unknown-unknown-unknown").status == 401
+            assert c.get("/x").status == 401
+
+
+def test_R7_without_a_key_store_nobody_gets_in(alone):
+    g = alone().start()
+    key = g.create_key()["key"]
+    assert g.stop() == 0
+    for rest in ("", "-wal", "-shm"):
+        (g.data / ("keys.db" + rest)).unlink(missing_ok=True)
+    g.launch()
+    ready = g.folder / "ready"
+    wait_until(lambda: ready.exists() or not g.alive, 15, "a start or an end")
+    if g.alive:
+        g.kill()
+        g.start()
+        with g.client() as c:
+            assert c.get("/x", key).status == 401 and c.get("/x").status == 401
+
+
+def test_R8_a_revoked_key_is_dead_on_live_connections(faulty):
+    made = faulty.create_key("short-lived")
+    clients = [faulty.client() for _ in range(8)]
+    for c in clients:
+        served(c.get("/x", made["key"]))
+    faulty.cli("keys", "revoke", made["id"], "--yes")
+    for c in clients:
+        problem(c.get("/x", made["key"]), 401)
+        c.close()

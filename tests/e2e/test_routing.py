@@ -1,0 +1,106 @@
+"""Which api a request goes to, and what its upstream sees of the path and the host."""
+import pytest
+
+from conftest import run
+from harness import Gateway, Upstream, problem, served, told_fields, unique
+
+
+@pytest.fixture(scope="module")
+def servers():
+    all_of_them = {name: Upstream() for name in ("a", "b", "deep", "host", "open", "wild")}
+    yield all_of_them
+    for u in all_of_them.values():
+        u.stop()
+
+
+@pytest.fixture(scope="module")
+def routed(servers):
+    def url(name):
+        return [servers[name].url]
+    api = [
+        {"name": "a", "path_prefixes": ["/a"], "upstreams": url("a")},
+        {"name": "deep", "path_prefixes": ["/a/deep"], "upstreams": [servers["deep"].url + "/base"], "strip_prefix": True, "slashes": "keep"},
+        {"name": "b", "path_prefixes": ["/b"], "upstreams": url("b"), "host": "upstream"},
+        {"name": "host", "hosts": ["api.example.com"], "upstreams": url("host")},
+        {"name": "wild", "hosts": ["*.example.com"], "path_prefixes": ["/w"], "upstreams": url("wild"), "forward_key": True},
+        {"name": "open", "path_prefixes": ["/open"], "upstreams": url("open"), "require_key": False},
+    ]
+    yield from run(Gateway(settings={"api": api}))
+
+
+@pytest.fixture(scope="module")
+def its_key(routed):
+    return routed.create_key("router")["key"]
+
+
+def reached(servers, routed, key, target, host="other.test"):
+    """(upstream's name, what it was told)"""
+    with routed.client() as c:
+        tag = unique()
+        told = served(c.get(f"{target}?{tag}", key, host=host))
+    found = [n for n, u in servers.items() if any(tag in r.target for r in u.requests)]
+    assert len(found) == 1
+    return found[0], told
+
+
+@pytest.mark.parametrize("target, host, name, path", [
+    ("/a", "other.test", "a", "/a"), ("/a/", "other.test", "a", "/a/"), ("/a/x", "other.test", "a", "/a/x"),
+    ("/a/deep", "other.test", "deep", "/base/"), ("/a/deep/x", "other.test", "deep", "/base/x"), ("/a/deeper", "other.test", "a", "/a/deeper"),
+    ("/a/../b/x", "other.test", "b", "/b/x"), ("/b//x", "other.test", "b", "/b/x"), ("/%61/x", "other.test", "a", "/a/x"),
+    ("/x", "api.example.com", "host", "/x"), ("/x", "API.Example.COM", "host", "/x"), ("/x", "api.example.com:8080", "host", "/x"),
+    ("/x", "api.example.com.", "host", "/x"), ("/w/x", "one.example.com", "wild", "/w/x"), ("/w", "one.two.example.com", "wild", "/w"),
+    ("/a/deep/x%2Fy", "other.test", "deep", "/base/x%2Fy"),
+])
+def test_the_longest_prefix_of_the_resolved_path_wins(servers, routed, its_key, target, host, name, path):
+    got, told = reached(servers, routed, its_key, target, host)
+    assert (got, told["target"].partition("?")[0]) == (name, path) or (path == "/base/" and told["target"].startswith("/base"))
+
+
+@pytest.mark.parametrize("target, host", [("/", "other.test"), ("/ab", "other.test"), ("/A", "other.test"), ("/w", "example.com"), ("/x", "one.example.com")])
+def test_no_api_is_404(routed, its_key, target, host):
+    with routed.client() as c:
+        problem(c.get(target, its_key, host=host), 404, "no_route")
+        problem(c.get(target, None, host=host), [404, 401])
+
+
+def test_an_encoded_slash_is_refused_unless_the_api_keeps_it(routed, its_key):
+    with routed.client() as c:
+        problem(c.get("/a/x%2fy", its_key), 400)
+
+
+@pytest.mark.parametrize("target", ["/open/../a/x", "/open/%2e%2e/a/x", "/open/./../a/x", "/open//../a/x", "/open/..%2fa/x", "/open/..;/a/x",
+                                    "/open\\..\\a", "/open/%2e%2e%2fa", "/open/x/..%5c..%5ca"])
+def test_no_spelling_leads_from_an_open_api_into_a_closed_one(servers, routed, target):
+    before = len(servers["a"].requests), len(servers["open"].requests)
+    with routed.client() as c:
+        problem(c.get(target), [400, 401, 404])
+    assert (len(servers["a"].requests), len(servers["open"].requests)) == before
+
+
+def test_an_open_api_needs_no_key_and_still_hides_one(servers, routed, its_key):
+    for key in (None, its_key, "nonsense-nonsense-nonsense"):
+        with routed.client() as c:
+            fields = told_fields(served(c.get("/open/x", key, [("X-Consumer-Id", "evil")])))
+            assert "x-api-key" not in fields and fields.get("x-consumer-id") != "evil"
+
+
+def test_the_key_is_forwarded_only_where_the_api_says_so(servers, routed, its_key):
+    _, told = reached(servers, routed, its_key, "/w/x", "one.example.com")
+    assert told_fields(told).get("x-api-key") == its_key
+
+
+def test_the_upstreams_own_host_where_the_api_says_so(servers, routed, its_key):
+    _, told = reached(servers, routed, its_key, "/b/x")
+    assert told_fields(told).get("host") == f"127.0.0.1:{servers['b'].port}"
+
+
+def test_upstreams_are_taken_in_turn():
+    two = [Upstream(), Upstream()]
+    for gateway in run(Gateway(settings={"api": [{"name": "x", "upstreams": [u.url for u in two]}]}, workers=1)):
+        own = gateway.create_key("turn")["key"]
+        for _ in range(20):
+            with gateway.client() as c:
+                served(c.get("/x", own))
+        assert all(len(u.requests) >= 5 for u in two), [len(u.requests) for u in two]
+    for u in two:
+        u.stop()
