@@ -56,6 +56,7 @@ answer_t answer(message const& r) {
     auto const path = target.substr(0, target.find('?'));
     bool const get = r.method() == http::verb::get;
     constexpr std::string_view bytes = "/bytes/";
+    if (get && path == "/") return text(r, http::status::ok, "{\"try\":[\"/hello\",\"/echo\",\"/bytes/1000\"]}");
     if (get && path == "/hello") return text(r, http::status::ok, "{\"hello\":\"world\"}");
     if ((get || r.method() == http::verb::post) && path == "/echo") return text(r, http::status::ok, echo(r));
     if (get && path.starts_with(bytes)) {

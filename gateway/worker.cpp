@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -38,6 +39,19 @@ std::size_t small_buffer_for(conf::limits const& l) {
     return std::max(least, std::bit_ceil(std::max<std::size_t>(l.head_bytes, l.response_head_bytes) + added));
 }
 
+// Each client connection may need one upstream connection beside it, and the gateway some descriptors of its own.
+conf::settings fitted(conf::settings s) {
+    constexpr rlim_t own = 128;
+    rlimit files{};
+    if (::getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur == RLIM_INFINITY || files.rlim_cur <= 2 * own) return s;
+    auto const fit = (files.rlim_cur - own) / 2;
+    if (fit >= s.limit.connections) return s;
+    log::warn("start", "limits.connections is {} but {} open files allow {}: raise the limit of open files (LimitNOFILE, ulimit -n)",
+              s.limit.connections, files.rlim_cur, fit);
+    s.limit.connections = static_cast<std::uint32_t>(fit);
+    return s;
+}
+
 std::uint64_t mix(std::uint64_t z) noexcept {  // SplitMix64's finalizer: a bijection
     z = (z ^ (z >> 30U)) * 0xbf58476d1ce4e5b9ULL;
     z = (z ^ (z >> 27U)) * 0x94d049bb133111ebULL;
@@ -59,7 +73,7 @@ int open_reserve() noexcept { return ::open("/dev/null", O_RDONLY | O_CLOEXEC); 
 // --- common
 
 common::common(conf::settings s)
-    : settings(std::move(s)),
+    : settings(fitted(std::move(s))),
       router(settings.apis),
       connections(settings.limit.connections, settings.limit.connections_per_address),
       small_buffer_bytes(small_buffer_for(settings.limit)),

@@ -304,7 +304,7 @@ asio::awaitable<bool> admin_server::impl::admin_exchange(connection<unix_protoco
 
 asio::awaitable<void> admin_server::impl::session(connection<unix_protocol>& c) {
     for (bool go_on = true; go_on;) {
-        auto exchange = admin_exchange(c);  // named: GCC 12 destroys an awaitable in a loop condition twice
+        auto exchange = admin_exchange(c);  // named: in the loop condition itself its frame was freed twice (GCC 12)
         go_on = co_await std::move(exchange);
     }
     c.stream.close();
