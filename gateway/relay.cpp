@@ -19,10 +19,13 @@ std::int64_t ns(conf::milliseconds d) noexcept { return d.count() * 1'000'000; }
 
 bool would_block(error_code const& ec) noexcept { return ec == asio::error::would_block; }
 
+// The upload ended so that no answer can come of it. It ends the wait for one, too; this is for who has not begun to wait.
+bool upload_failed(exchange const& x) noexcept { return x.client_gone || x.upload_failure != refusal::none; }
+
 // Who ended a response that had begun, when its upstream connection gave no more.
 usage::outcome blame(exchange const& x) noexcept {
     if (x.upload_failure == refusal::body_timeout) return usage::outcome::timed_out;
-    return x.client_gone || x.upload_failure != refusal::none ? usage::outcome::client_aborted : usage::outcome::upstream_aborted;
+    return upload_failed(x) ? usage::outcome::client_aborted : usage::outcome::upstream_aborted;
 }
 
 }  // namespace
@@ -31,9 +34,17 @@ usage::outcome blame(exchange const& x) noexcept {
 
 task<refusal> session::ask_upstream(exchange& x) {
     for (bool fresh = false;; fresh = true) {
-        refusal why = co_await lease_upstream(x, fresh);
-        if (why == refusal::none) why = co_await send_request(x);
-        if (why == refusal::none) why = co_await read_answer(x);
+        refusal why = refusal::none;
+        if (fresh || !lease_pooled(x)) why = co_await lease_fresh(x);
+        if (why == refusal::none && !write_request_line(x)) why = refusal::head_too_large;
+        if (why == refusal::none) {
+            pieces p = request_pieces(x);
+            if (!try_write_up(x, p)) why = co_await write_up_rest(x, p);
+        }
+        if (why == refusal::none) {
+            begin_upload(x);
+            why = co_await read_answer(x);
+        }
         bool const again = why == refusal::upstream_reset && may_retry(x);
         if (!again) co_return why;
         if (x.uploading) {
@@ -41,7 +52,7 @@ task<refusal> session::ask_upstream(exchange& x) {
             co_await x.upload_done;
             x.upload_done.reset();
             x.stop_uploading = false;
-            if (x.client_gone || x.upload_failure != refusal::none) co_return x.upload_failure;
+            if (upload_failed(x)) co_return x.upload_failure;
         }
         x.up->to().discard(x.up);
         x.up = nullptr;
@@ -60,51 +71,55 @@ bool session::may_retry(exchange const& x) const noexcept {
     return x.idempotent || !x.up->peer_has_bytes();
 }
 
-task<refusal> session::lease_upstream(exchange& x, bool fresh) {
+// A pooled connection of the target whose turn it is. A request that cannot be sent twice gets none that has ended already.
+bool session::lease_pooled(exchange& x) {
+    x.to = w_.group(x.api_index).choose(last_ns_, 0);
+    while (x.to && (x.up = x.to->take_idle())) {
+        if (x.idempotent || would_block(peek(x.up->io.descriptor()).ec)) return true;
+        x.to->discard(x.up);
+        x.up = nullptr;
+    }
+    return false;
+}
+
+// A new connection, to the target whose turn it is or, where that cannot be reached, to the others in turn.
+task<refusal> session::lease_fresh(exchange& x) {
     target_group& group = w_.group(x.api_index);
     std::uint64_t tried = 0;
     refusal why = refusal::upstream_unreachable;
-    while (target* const to = group.choose(last_ns_, tried)) {
-        tried |= group.bit_of(*to);
-        if (!fresh) x.up = to->take_idle();
-        if (!x.up) {
-            if (to->at_limit()) {
-                why = refusal::overloaded;
-                continue;
+    for (; x.to; x.to = group.choose(last_ns_, tried)) {
+        std::uint64_t const bit = group.bit_of(*x.to);
+        tried |= bit;
+        if (x.to->at_limit()) {
+            why = refusal::overloaded;
+        } else {
+            target::connected const c = co_await x.to->connect(steady_ns());
+            x.asked_ns = last_ns_ = steady_ns();
+            if (c.connection) {
+                x.to->succeeded();
+                x.up = c.connection;
+                co_return w_.closing() ? refusal::shutting_down : refusal::none;
             }
-            target::connected const c = co_await to->connect(steady_ns());
-            if (!c.connection) {
-                to->failed(steady_ns());
-                why = c.ec == asio::error::timed_out ? refusal::upstream_connect_timeout : refusal::upstream_unreachable;
-                if (w_.closing()) co_return refusal::shutting_down;
-                if (tried == 0) break;
-                continue;
-            }
-            to->succeeded();
-            x.up = c.connection;
-            x.asked_ns = steady_ns();
+            x.to->failed(last_ns_);
+            why = c.ec == asio::error::timed_out ? refusal::upstream_connect_timeout : refusal::upstream_unreachable;
             if (w_.closing()) co_return refusal::shutting_down;
         }
-        // A request that cannot be sent twice gets no connection that has ended already.
-        if (x.up->reused && !x.idempotent) {
-            auto const [ec, n] = peek(x.up->io.descriptor());
-            if (!would_block(ec)) {
-                to->discard(x.up);
-                x.up = nullptr;
-                tried &= ~group.bit_of(*to);
-                continue;
-            }
-        }
-        writer w(x.out.data() + x.fields_size, x.out.size() - x.fields_size);
-        bool const client_host = x.api->host == conf::host_header::client && !x.frame.host.empty();
-        write_request_line(w, x.method, to->base_path(), x.forward_path, x.query, client_host ? x.frame.host : to->authority());
-        x.line_size = w.size();
-        co_return w.overflowed() ? refusal::head_too_large : refusal::none;
+        if (bit == 0) break;  // beyond the 64th target: no second round
     }
     co_return why;
 }
 
-task<refusal> session::send_request(exchange& x) {
+// The head's first lines, which depend on the target, behind its fields.
+bool session::write_request_line(exchange& x) {
+    writer w(x.out.data() + x.fields_size, x.out.size() - x.fields_size);
+    bool const client_host = x.api->host == conf::host_header::client && !x.frame.host.empty();
+    gateway::write_request_line(w, x.method, x.to->base_path(), x.forward_path, x.query,
+                                client_host ? x.frame.host : x.to->authority());
+    x.line_size = w.size();
+    return !w.overflowed();
+}
+
+pieces session::request_pieces(exchange& x) {
     pieces p;
     p.add(x.out.data() + x.fields_size, x.line_size);
     p.add(x.out.data(), x.fields_size);
@@ -112,26 +127,19 @@ task<refusal> session::send_request(exchange& x) {
         add_chunk(p, x.up_line, x.body, x.body_whole, x.decoder.trailers());
     else
         p.add(x.body);
-
     if (x.asked_ns == 0) x.asked_ns = x.began_ns;
-    io_result const r = x.up->io.write_now(p.rest());
-    x.up_bytes += r.n;
-    p.advance(r.n);
-    if (p.left() > 0 && (!r.ec || would_block(r.ec))) {
-        error_code const ec = co_await write_up(x, p);
-        if (ec == asio::error::timed_out) co_return refusal::upstream_timeout;
-        x.upstream_deaf = bool(ec);  // an answer may still stand in the socket: read on
-    } else if (r.ec) {
-        x.upstream_deaf = true;
-    }
-    if (!x.body_whole && !x.upstream_deaf) {
-        x.uploading = true;
-        x.up->io.read_until(0);  // counts from the end of the upload
-        upload(x);
-    } else {
+    return p;
+}
+
+// Starts what runs beside the answer: the rest of the body, or the wait for the response head.
+void session::begin_upload(exchange& x) {
+    if (x.body_whole || x.upstream_deaf) {
         x.up->io.read_until(x.asked_ns + ns(x.api->deadlines.response_head));
+        return;
     }
-    co_return refusal::none;
+    x.uploading = true;
+    x.up->io.read_until(0);  // counts from the end of the upload
+    upload(x);
 }
 
 task<refusal> session::read_answer(exchange& x) {
@@ -158,6 +166,7 @@ task<refusal> session::read_answer(exchange& x) {
             if (!client_there) co_return refusal::none;
             continue;
         }
+        if (upload_failed(x)) co_return answer_failure(x, asio::error::operation_aborted);
         io_result r;
         if (up.begin == up.end) {
             up.begin = up.end = 0;
@@ -293,6 +302,10 @@ task<bool> session::relay_rest(exchange& x, body_kind kind, std::uint64_t left, 
     while (!whole) {
         std::size_t size = buffer.size();
         if (kind == body_kind::length) size = static_cast<std::size_t>(std::min<std::uint64_t>(size, left));
+        if (upload_failed(x)) {
+            break_off(x, blame(x));
+            co_return false;
+        }
         up.io.read_until(steady_ns() + ns(x.api->deadlines.body_stall));
         io_result const r = co_await up.io.read_more(buffer.data(), size);
         bool const ended = !r.ec && r.n == 0;
@@ -390,17 +403,28 @@ task<error_code> session::send(exchange& x, pieces& p, bool last) {
     co_return ec;
 }
 
-task<error_code> session::write_up(exchange& x, pieces& p) {
-    while (p.left() > 0) {
+// --- Writing to the upstream.
+
+// True: all of it went out, or the upstream takes no more (then it may have answered before it stopped listening: read on).
+bool session::try_write_up(exchange& x, pieces& p) {
+    io_result const r = x.up->io.write_now(p.rest());
+    x.up_bytes += r.n;
+    p.advance(r.n);
+    x.upstream_deaf = r.ec && !would_block(r.ec);
+    return p.left() == 0 || x.upstream_deaf;
+}
+
+task<refusal> session::write_up_rest(exchange& x, pieces& p) {
+    do {
         x.up->io.write_until(steady_ns() + ns(x.api->deadlines.body_stall));
-        error_code ec = co_await x.up->io.writable();
-        if (ec) co_return ec;
-        io_result const r = x.up->io.write_now(p.rest());
-        x.up_bytes += r.n;
-        p.advance(r.n);
-        if (r.ec && !would_block(r.ec)) co_return r.ec;
-    }
-    co_return error_code{};
+        error_code const ec = co_await x.up->io.writable();
+        if (ec == asio::error::timed_out) co_return refusal::upstream_timeout;
+        if (ec) {
+            x.upstream_deaf = true;
+            break;
+        }
+    } while (!try_write_up(x, p));
+    co_return refusal::none;
 }
 
 // --- The request's body, beside the response: what comes from the client goes to the upstream until it is whole.
@@ -416,7 +440,7 @@ detached session::upload(exchange& x) {
     x.uploading = false;
     if (whole)
         x.up->io.read_until(steady_ns() + ns(x.api->deadlines.response_head));
-    else if (x.client_gone || x.upload_failure != refusal::none)
+    else if (upload_failed(x))
         x.up->io.cancel_read();  // no answer can come of half a request
     else
         x.up->io.read_until(steady_ns() + ns(x.api->deadlines.response_head));
@@ -470,14 +494,12 @@ task<bool> session::upload_all(exchange& x) {
             x.upload_failure = refusal::body_too_large;
             co_return false;
         }
-        io_result const w = p.left() > 0 ? x.up->io.write_now(p.rest()) : io_result{};
-        x.up_bytes += w.n;
-        p.advance(w.n);
-        error_code ec = would_block(w.ec) ? error_code{} : w.ec;
-        if (!ec && p.left() > 0) ec = co_await write_up(x, p);
-        if (ec) {
+        if (p.left() > 0 && !try_write_up(x, p)) {
+            refusal const stalled = co_await write_up_rest(x, p);
+            x.upstream_deaf = x.upstream_deaf || stalled != refusal::none;
+        }
+        if (x.upstream_deaf) {
             x.body_whole = false;
-            x.upstream_deaf = true;  // it may have answered before it stopped listening
             co_return false;
         }
         if (consumed < r.n) {

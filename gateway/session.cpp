@@ -73,6 +73,7 @@ detached session::run() {
         }
         idle_ = false;
         go_on = co_await exchange_once();
+        if (w_.draining()) go_on = false;
         ++served_;
     }
     if (linger_) co_await linger();
@@ -241,7 +242,7 @@ refusal session::within_limits(exchange& x) {
 // The fields as the upstream will see them. The request line follows when its target is chosen.
 void session::rewrite(exchange& x, head const& h, keystore::key_view const* key) {
     std::array<char, 48> trace;
-    w_.make_trace_hex(trace.data(), 48);
+    w_.make_trace(trace.data());
     if (x.request_id.empty()) {
         w_.make_request_id(x.made_id.data());
         x.request_id = {x.made_id.data(), x.made_id.size()};
@@ -283,7 +284,9 @@ task<refusal> session::refuse(exchange& x, refusal why) {
     linger_ = close;
     error_code const ec = co_await send(x, p, true);
     if (ec) {
-        x.end = ec == asio::error::timed_out ? usage::outcome::timed_out : usage::outcome::client_aborted;
+        x.end = w_.closing()                   ? usage::outcome::shut_down
+                : ec == asio::error::timed_out ? usage::outcome::timed_out
+                                               : usage::outcome::client_aborted;
         linger_ = false;
     }
     x.keep_client = !close && !ec;

@@ -73,6 +73,7 @@ struct exchange {
     std::size_t line_size = 0;
     chunk_line up_line;
     chunk_line down_line;
+    target* to = nullptr;
     upstream_connection* up = nullptr;
     std::uint64_t up_bytes = 0;  // written to `up` for this exchange
     bool retried = false;
@@ -127,8 +128,11 @@ class session : public boost::intrusive::list_base_hook<> {
     task<bool> linger();
 
     // --- the upstream (relay.cpp)
-    task<refusal> lease_upstream(exchange&, bool fresh);
-    task<refusal> send_request(exchange&);
+    bool lease_pooled(exchange&);
+    task<refusal> lease_fresh(exchange&);
+    bool write_request_line(exchange&);
+    pieces request_pieces(exchange&);
+    void begin_upload(exchange&);
     task<refusal> read_answer(exchange&);
     refusal answer_failure(exchange&, error_code);
     bool may_retry(exchange const&) const noexcept;
@@ -140,7 +144,8 @@ class session : public boost::intrusive::list_base_hook<> {
     void stop_upload(exchange&) noexcept;
     bool try_send(exchange&, pieces&, bool last, error_code&);
     task<error_code> send(exchange&, pieces&, bool last);
-    task<error_code> write_up(exchange&, pieces&);
+    bool try_write_up(exchange&, pieces&);
+    task<refusal> write_up_rest(exchange&, pieces&);
     void break_off(exchange&, usage::outcome) noexcept;
 
     // --- the account (session.cpp)

@@ -46,7 +46,8 @@ conf::settings fitted(conf::settings s) {
     if (::getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur == RLIM_INFINITY || files.rlim_cur <= 2 * own) return s;
     auto const fit = (files.rlim_cur - own) / 2;
     if (fit >= s.limit.connections) return s;
-    log::warn("start", "limits.connections is {} but {} open files allow {}: raise the limit of open files (LimitNOFILE, ulimit -n)",
+    log::warn("start",
+              "limits.connections is {} but {} open files allow {}: raise the limit of open files (LimitNOFILE, ulimit -n)",
               s.limit.connections, files.rlim_cur, fit);
     s.limit.connections = static_cast<std::uint32_t>(fit);
     return s;
@@ -58,11 +59,23 @@ std::uint64_t mix(std::uint64_t z) noexcept {  // SplitMix64's finalizer: a bije
     return z ^ (z >> 31U);
 }
 
+// Two digits at a time.
+struct hex_pairs {
+    std::array<char, 512> text{};
+    constexpr hex_pairs() {
+        constexpr std::string_view digits = "0123456789abcdef";
+        for (std::size_t i = 0; i < 256; ++i) {
+            text[2 * i] = digits[i >> 4U];
+            text[2 * i + 1] = digits[i & 15U];
+        }
+    }
+};
+constexpr hex_pairs pairs;
+
 void put_hex(char* out, std::uint64_t v) noexcept {
-    constexpr std::string_view digits = "0123456789abcdef";
-    for (int i = 15; i >= 0; --i) {
-        out[i] = digits[v & 15U];
-        v >>= 4U;
+    for (std::size_t i = 0; i < 8; ++i) {
+        std::memcpy(out + 2 * i, pairs.text.data() + 2 * (v >> 56U), 2);
+        v <<= 8U;
     }
 }
 
@@ -122,7 +135,7 @@ worker::worker(common& shared, usage::ring& ring, unsigned index, unsigned worke
     : shared_(shared),
       ring_(ring),
       index_(index),
-      io_(1),
+      io_(BOOST_ASIO_CONCURRENCY_HINT_UNSAFE_IO),  // one thread runs it: posts are locked, sockets need not be
       reactor_(asio::use_service<reactor>(io_)),
       buffers_(shared.small_buffer_bytes, large_buffer_bytes, shared.large_buffers_per_worker),
       request_head_(std::make_unique<head>()),
@@ -344,15 +357,8 @@ void worker::make_request_id(char* out) noexcept {
     put_hex(out + 16, mix(++id_counter_ ^ id_secret_));
 }
 
-void worker::make_trace_hex(char* out, std::size_t digits) noexcept {
-    std::array<char, 16> word;
-    while (digits > 0) {
-        put_hex(word.data(), next_random() | 1U);
-        std::size_t const n = std::min<std::size_t>(digits, 16);
-        std::memcpy(out, word.data() + 16 - n, n);
-        out += n;
-        digits -= n;
-    }
+void worker::make_trace(char* out) noexcept {
+    for (std::size_t i = 0; i < 3; ++i) put_hex(out + 16 * i, next_random() | 1U);  // never all zero
 }
 
 std::uint64_t worker::next_random() noexcept {  // xoshiro256+ (public domain algorithm by Blackman and Vigna)

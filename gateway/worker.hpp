@@ -105,14 +105,14 @@ class worker {
     head& response_scratch() noexcept { return *response_head_; }  // likewise
     bool draining() const noexcept { return draining_; }
     bool closing() const noexcept { return closing_; }
-    bool overloaded() const noexcept { return in_flight_max_ != 0 && counts_.in_flight.get() >= in_flight_max_; }
+    bool overloaded() const noexcept { return in_flight_max_ != 0 && counts_.in_flight.get() > in_flight_max_; }
     std::string_view date() const noexcept { return {date_.data(), 29}; }
     std::int64_t wall_ms(std::int64_t steady_ns_) const noexcept { return wall_offset_ms_ + steady_ns_ / 1'000'000; }
 
     // 32 lower-case hex characters, unique over processes (a random half) and within this one (a mixed counter).
     void make_request_id(char* out) noexcept;
-    // `digits` lower-case hex characters, not all zero; for trace ids, not for secrets.
-    void make_trace_hex(char* out, std::size_t digits) noexcept;
+    // 32 characters of a trace id and 16 of a span id, lower-case hex. Random, but not for secrets.
+    void make_trace(char* out) noexcept;
 
     void finished(session&) noexcept;  // the session's last act: it is freed
 

@@ -11,7 +11,6 @@
 
 #include "keystore/key_table.hpp"
 
-#include <openssl/crypto.h>
 
 #include <algorithm>
 #include <bit>
@@ -20,6 +19,15 @@
 
 namespace latchkey::keystore {
 namespace {
+
+// In constant time (ASVS 11.2.4): every byte is looked at, wherever the first difference stands.
+bool same_digest(unsigned char const* row, digest const& d) noexcept {
+    std::array<std::uint64_t, 4> a;
+    std::array<std::uint64_t, 4> b;
+    std::memcpy(a.data(), row, sizeof a);
+    std::memcpy(b.data(), d.data(), sizeof b);
+    return ((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3])) == 0;
+}
 
 constexpr std::uint32_t row_bits = 24;
 constexpr std::uint32_t row_mask = (1U << row_bits) - 1;
@@ -154,7 +162,7 @@ bool key_shard::find(digest const& d, key_view& out) const noexcept {
         if (value == 0) return false;
         if ((value & ~row_mask) != tag) continue;
         auto const* const at = rows + ((value & row_mask) - 1) * sizeof(row);
-        if (CRYPTO_memcmp(at, d.data(), d.size()) != 0) continue;  // the digest is a row's first member
+        if (!same_digest(at, d)) continue;  // the digest is a row's first member
         row r;
         std::memcpy(&r, at, sizeof r);
         out = view_of(r, memory_.get() + text_offset_);

@@ -1,4 +1,4 @@
-"""Clients that mean harm: the gateway spends little on them and goes on serving the others (fault matrix C3 to C7)."""
+"""Clients that mean harm: the gateway spends little on them and goes on serving the others."""
 import contextlib
 import random
 import resource

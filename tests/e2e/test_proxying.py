@@ -555,7 +555,7 @@ def test_a_response_is_not_held_back_until_it_is_whole(gateway, upstream, key):
 
 
 def test_a_client_that_half_closes_still_gets_its_answer(gateway, upstream, key):
-    """Fault matrix C2; RFC 9112 9.6 speaks of closing, not of half-closing"""
+    """C2; RFC 9112 9.6 speaks of closing, not of half-closing"""
     path, go = "/" + unique(), threading.Event()
     upstream.on(path, lambda x: (go.wait(bound(10)), x.answer(200, [], b"late")))
     with gateway.client() as c:

@@ -1,4 +1,4 @@
-"""The account: every request leaves exactly one record, whatever happened to it or to the gateway (fault matrix P1, P2, P5)."""
+"""The account: every request leaves exactly one record, whatever happened to it or to the gateway (P: the process)."""
 import collections
 import datetime
 import random

@@ -1,0 +1,181 @@
+"""R: what the machine runs out of, or takes away. Each test has a gateway of its own to ruin."""
+import contextlib
+import os
+import pathlib
+import sqlite3
+import subprocess
+import tempfile
+import time
+
+import pytest
+
+from harness import Broken, Gateway, served, unique, wait_until
+
+
+@pytest.fixture
+def alone(upstream):
+    """Makes gateways that a test may ruin."""
+    made = []
+
+    def make(settings=None, **how):
+        g = Gateway(upstream, {"usage": {"flush_interval": "50ms"}, **(settings or {})}, **how)
+        made.append(g)
+        return g
+    yield make
+    for g in made:
+        if g.alive:
+            g.kill()
+        assert not g.sanitizer_findings(), g.log()[-5000:]
+
+
+def test_R1_out_of_descriptors_the_gateway_does_not_spin_and_recovers(alone):
+    g = alone(prefix=["prlimit", "--nofile=256:256"]).start()
+    key = g.create_key()["key"]
+    clients = []
+    for _ in range(400):
+        with contextlib.suppress(OSError):
+            clients.append(g.client())
+    began, cpu = time.monotonic(), g.cpu_seconds
+    time.sleep(1)  # the span over which processor time is taken
+    assert (g.cpu_seconds - cpu) / (time.monotonic() - began) < 0.3, "the acceptor spins"
+    assert g.log().count("\n") < 500, "the log is flooded"
+    for c in clients:
+        c.close()
+
+    def answers():
+        with contextlib.suppress(Broken, OSError), g.client() as c:
+            return c.get("/x", key).status == 200
+    wait_until(answers, 10, "service after the shortage")
+    assert g.stop() == 0
+
+
+@contextlib.contextmanager
+def small_disk(size):
+    if os.getuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    folder = tempfile.mkdtemp(prefix="latchkey-disk-")
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
+    if done.returncode != 0:
+        pytest.skip(f"cannot mount a tmpfs here: {done.stderr.decode().strip()}")
+    try:
+        yield pathlib.Path(folder)
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_R3_a_full_disk_stops_no_request_and_loses_no_record(alone):
+    with small_disk("4m") as disk:
+        g = alone(data=disk / "data").start()
+        key, ids = g.create_key()["key"], []
+        filler = disk / "filler"
+        with open(filler, "wb", buffering=0) as f, contextlib.suppress(OSError):
+            while True:
+                f.write(b"x" * 65536)
+        with open(filler, "ab", buffering=0) as f, contextlib.suppress(OSError):
+            while True:
+                f.write(b"x")
+        with g.client() as c:
+            for _ in range(2000):
+                ids.append(unique("full"))
+                served(c.get("/x", key, [("X-Request-Id", ids[-1])]))
+        cpu, began = g.cpu_seconds, time.monotonic()
+        time.sleep(0.5)  # the span over which processor time is taken
+        assert (g.cpu_seconds - cpu) / (time.monotonic() - began) < 0.5, "the flusher spins"
+        filler.unlink()
+        wait_until(lambda: {r["request_id"] for r in g.export()} >= set(ids), 15, "the records after the disk had room", 0.2)
+        assert g.stop() == 0
+        recorded = [r["request_id"] for r in g.export()]
+        assert sorted(r for r in recorded if r.startswith("full")) == sorted(ids)
+
+
+@contextlib.contextmanager
+def locked(file):
+    c = sqlite3.connect(file, isolation_level=None, timeout=10)
+    c.execute("begin exclusive")
+    try:
+        yield
+    finally:
+        c.execute("rollback")
+        c.close()
+
+
+def test_R5_a_locked_key_store_stops_no_request_and_a_write_says_so(alone):
+    g = alone().start()
+    key = g.create_key()["key"]
+    with locked(g.data / "keys.db"):
+        with g.client() as c:
+            for _ in range(50):
+                served(c.get("/x", key))
+        done = g.cli("keys", "create", "--name", "late", "--json", check=False, timeout=30)
+        assert done.returncode not in (0, 2) and done.stderr.strip(), done
+        with g.client() as c:
+            served(c.get("/x", key))
+    made = g.create_key("later")
+    with g.client() as c:
+        served(c.get("/x", made["key"]))
+
+
+def test_R5_a_locked_usage_journal_stops_no_request_and_loses_no_record(alone):
+    g = alone().start()
+    key, ids = g.create_key()["key"], []
+    with locked(g.data / "usage.db"), g.client() as c:
+        for _ in range(500):
+            ids.append(unique("locked"))
+            served(c.get("/x", key, [("X-Request-Id", ids[-1])]))
+    wait_until(lambda: {r["request_id"] for r in g.export()} >= set(ids), 15, "the records after the lock", 0.1)
+    assert g.stop() == 0
+
+
+def ruin(file):
+    """Overwrites the first page, where SQLite's header and schema stand."""
+    with open(file, "r+b") as f:
+        f.write(b"\xff" * 4096)
+
+
+@pytest.mark.parametrize("name", ["keys.db", "usage.db"])
+def test_R6_a_corrupt_file_stops_the_start_and_is_named(alone, name):
+    g = alone().start()
+    g.create_key()
+    assert g.stop() == 0
+    for rest in ("-wal", "-shm"):
+        (g.data / (name + rest)).unlink(missing_ok=True)
+    ruin(g.data / name)
+    assert name in g.refuse_to_start()
+
+
+def test_R6_a_running_gateway_keeps_the_keys_that_it_knows(alone):
+    g = alone().start()
+    key = g.create_key()["key"]
+    ruin(g.data / "keys.db")
+    with g.client() as c:
+        for _ in range(20):
+            served(c.get("/x", key))
+            assert c.get("/x", "unknown-unknown-unknown").status == 401
+
+
+def test_R7_a_key_store_deleted_at_run_time_does_not_open_the_door(alone):
+    g = alone().start()
+    key = g.create_key()["key"]
+    for rest in ("", "-wal", "-shm"):
+        (g.data / ("keys.db" + rest)).unlink(missing_ok=True)
+    with g.client() as c:
+        for _ in range(20):
+            served(c.get("/x", key))
+            assert c.get("/x", "unknown-unknown-unknown").status == 401
+            assert c.get("/x").status == 401
+
+
+def test_R7_without_a_key_store_nobody_gets_in(alone):
+    g = alone().start()
+    key = g.create_key()["key"]
+    assert g.stop() == 0
+    for rest in ("", "-wal", "-shm"):
+        (g.data / ("keys.db" + rest)).unlink(missing_ok=True)
+    g.launch()
+    ready = g.folder / "ready"
+    wait_until(lambda: ready.exists() or not g.alive, 15, "a start or an end")
+    if g.alive:
+        g.kill()
+        g.start()
+        with g.client() as c:
+            assert c.get("/x", key).status == 401 and c.get("/x").status == 401
