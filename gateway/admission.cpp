@@ -30,6 +30,14 @@ void identity::assign(keystore::key_view const& k) noexcept {
     known_ = true;
 }
 
+bool bearer_is_key(conf::key_settings const& settings, conf::api const& api, head const& h) noexcept {
+    if (!settings.bearer || api.require_key) return settings.bearer;
+    return std::any_of(h.begin(), h.end(), [&](field const& f) {
+        return f.id == field_id::authorization &&
+               keystore::shape_of(bearer_token(f.value), settings.prefix) == keystore::key_shape::ours;
+    });
+}
+
 refusal admit(head const& h, conf::key_settings const& settings, keystore::key_table const& table, std::int64_t wall_ms,
               identity& who, keystore::key_view& found) noexcept {
     std::string_view key;

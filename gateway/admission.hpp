@@ -32,6 +32,10 @@ class identity {
     std::array<char, 64 + 64 + 200> text_;
 };
 
+// Whether an `Authorization: Bearer` of this request is a credential of ours, to be removed: on an api that wants a key, any; on
+// an open one, what has the form of our keys.
+bool bearer_is_key(conf::key_settings const&, conf::api const&, head const&) noexcept;
+
 // Decides on the key of `h`. On success, and where a known key may not be used (revoked, expired), `who` is set; callers are
 // told the same for every bad key (conventions: the caller cannot tell unknown from disabled). `key` views into `found` are valid
 // until the table changes.

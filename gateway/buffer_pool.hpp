@@ -72,6 +72,7 @@ class buffer_pool {
     std::size_t large_max_;
     std::size_t large_lent_ = 0;
     std::size_t lent_ = 0;
+    std::size_t colour_ = 0;
     std::vector<char*> free_small_;
     std::vector<char*> free_large_;
 };

@@ -109,14 +109,17 @@ bool chunk_decoder::take_trailer(char c) noexcept try {
             line_.push_back(c);
             return is(c, char_class::value);
         case place::trailer_lf: where_ = place::trailer_start; return c == '\n' && end_trailer_line();
-        case place::last_lf: where_ = place::end; return c == '\n';
+        case place::last_lf:
+            if (c != '\n') return false;
+            where_ = place::end;
+            return true;
         default: return false;
     }
 } catch (...) {
     return false;
 }
 
-bool chunk_decoder::end_trailer_line() noexcept {
+bool chunk_decoder::end_trailer_line() {
     std::string_view const name(line_.data(), name_end_);
     if (!allowed_in_trailer(name)) return drop_forbidden_;
     trailers_.append(name).append(": ").append(trimmed(std::string_view(line_).substr(name_end_ + 1))).append("\r\n");

@@ -52,7 +52,7 @@ class chunk_decoder {
     };
     bool take_framing(char c) noexcept;
     bool take_trailer(char c) noexcept;
-    bool end_trailer_line() noexcept;
+    bool end_trailer_line();
 
     // Per body: extensions of all chunks together, and the trailer section.
     static constexpr std::size_t extension_bytes_max = 4096;

@@ -155,7 +155,8 @@ bool check_response(head const& h, bool to_head, response_frame& out) noexcept {
         out.body = {length == 0 ? body_kind::none : body_kind::length, length};
     else
         out.body = {body_kind::until_close, 0};
-    if (out.body.kind == body_kind::until_close) out.keep_alive = false;
+    bool const lies = h.status == 204 && (has_coding || length > 0);  // it may send that body all the same
+    if (out.body.kind == body_kind::until_close || lies) out.keep_alive = false;
     return true;
 }
 

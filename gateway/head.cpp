@@ -219,12 +219,17 @@ parsed parse_request_head(char const* data, std::size_t size, std::size_t& searc
     collector<true> parser(out, data, size, limits.fields);
     error_code const ec = run_parser(parser, data, size, limits.bytes, out.bytes);
     if (!ec) {
-        if (out.target.size() <= limits.target) return parsed::whole;
-        why = refusal::target_too_long;
+        if (out.target.size() > limits.target)
+            why = refusal::target_too_long;
+        else if (out.bytes > limits.bytes)  // Beast's limit lets the last line end through
+            why = refusal::head_too_large;
+        else
+            return parsed::whole;
         return parsed::bad;
     }
     if (ec == http::error::need_more) {
-        if (search_end(data, size, searched) == found::bare_lf) return parsed::bad;
+        // (A whole head can be too short for Beast to judge, as "GET / \r\n\r\n" is. More bytes do not make it valid.)
+        if (search_end(data, size, searched) != found::more) return parsed::bad;
         if (size < limits.bytes) return parsed::more;
         why = reason_for(http::error::header_limit, {data, size}, limits.target);
         return parsed::bad;
@@ -246,9 +251,9 @@ parsed parse_response_head(char const* data, std::size_t size, std::size_t& sear
     out.count = 0;
     collector<false> parser(out, data, size, limits.fields);
     error_code const ec = run_parser(parser, data, size, limits.bytes, out.bytes);
-    if (!ec) return parsed::whole;
+    if (!ec) return out.bytes <= limits.bytes ? parsed::whole : parsed::bad;
     if (ec != http::error::need_more) return parsed::bad;
-    if (search_end(data, size, searched) == found::bare_lf) return parsed::bad;
+    if (search_end(data, size, searched) != found::more) return parsed::bad;
     return size < limits.bytes ? parsed::more : parsed::bad;
 } catch (...) {
     return parsed::bad;

@@ -39,7 +39,10 @@ task<refusal> session::ask_upstream(exchange& x) {
         if (why == refusal::none && !write_request_line(x)) why = refusal::head_too_large;
         if (why == refusal::none) {
             pieces p = request_pieces(x);
-            if (!try_write_up(x, p)) why = co_await write_up_rest(x, p);
+            if (!try_write_up(x, p)) {
+                why = co_await write_up_rest(x, p);
+                x.asked_ns = steady_ns();
+            }
         }
         if (why == refusal::none) {
             begin_upload(x);
@@ -53,6 +56,7 @@ task<refusal> session::ask_upstream(exchange& x) {
             x.upload_done.reset();
             x.stop_uploading = false;
             if (upload_failed(x)) co_return x.upload_failure;
+            if (!may_retry(x)) co_return why;  // it took some more of the body before it ended
         }
         x.up->to().discard(x.up);
         x.up = nullptr;
@@ -64,11 +68,12 @@ task<refusal> session::ask_upstream(exchange& x) {
 }
 
 // Whether the request may be sent once more: nothing of an answer came, all that was sent is still in hand, and the upstream
-// either may see it twice (RFC 9110 section 9.2.2) or provably saw nothing of it.
+// either may see it twice (RFC 9110 section 9.2.2) or provably saw nothing of it. Proof is a clean end of stream that
+// acknowledges none of our bytes. A reset proves nothing: the kernel acts on it before it looks at what it acknowledges.
 bool session::may_retry(exchange const& x) const noexcept {
     if (!x.up || !x.up->reused || x.retried || x.head_sent || x.client_gone) return false;
     if (x.body_seen != x.body.size()) return false;  // some of the body was read, sent and let go
-    return x.idempotent || !x.up->peer_has_bytes();
+    return x.idempotent || x.up_bytes == 0 || (x.ended_by_fin && !x.up->peer_has_bytes());
 }
 
 // A pooled connection of the target whose turn it is. A request that cannot be sent twice gets none that has ended already.
@@ -127,7 +132,7 @@ pieces session::request_pieces(exchange& x) {
         add_chunk(p, x.up_line, x.body, x.body_whole, x.decoder.trailers());
     else
         p.add(x.body);
-    if (x.asked_ns == 0) x.asked_ns = x.began_ns;
+    if (x.asked_ns == 0) x.asked_ns = last_ns_;
     return p;
 }
 
@@ -137,7 +142,6 @@ void session::begin_upload(exchange& x) {
         x.up->io.read_until(x.asked_ns + ns(x.api->deadlines.response_head));
         return;
     }
-    x.uploading = true;
     x.up->io.read_until(0);  // counts from the end of the upload
     upload(x);
 }
@@ -168,13 +172,15 @@ task<refusal> session::read_answer(exchange& x) {
         }
         if (upload_failed(x)) co_return answer_failure(x, asio::error::operation_aborted);
         io_result r;
-        if (up.begin == up.end) {
-            up.begin = up.end = 0;
+        if (up.begin == up.end) up.begin = up.end = 0;
+        if (up.end == 0 && interim == 0) {
             r = co_await up.io.read_next(w_.buffers(), up.in);
-        } else {
+        } else {  // within a message, or behind an interim response: an end may have come with the bytes before
+
             if (up.end == up.in.size()) co_return refusal::upstream_invalid;
             r = co_await up.io.read_more(up.in.data() + up.end, up.in.size() - up.end);
         }
+        x.ended_by_fin = !r.ec && r.n == 0;
         if (r.ec || r.n == 0) co_return answer_failure(x, r.ec);
         up.end += r.n;
     }
@@ -244,7 +250,8 @@ task<refusal> session::relay_response(exchange& x, head const& h, response_frame
     bool const rechunk = unmeasured && !x.http_1_0;
     x.ends_by_close = unmeasured && x.http_1_0;
     x.keep_client = may_keep(x) && !x.ends_by_close;
-    linger_ = !x.body_whole;
+    // Where the client may still send what we will not read, a plain close could cost it the end of this response.
+    linger_ = !x.keep_client && (x.frame.keep_alive || !x.body_whole || begin_ != end_);
 
     answer_context c;
     c.frame = &f;
@@ -430,6 +437,7 @@ task<refusal> session::write_up_rest(exchange& x, pieces& p) {
 // --- The request's body, beside the response: what comes from the client goes to the upstream until it is whole.
 
 detached session::upload(exchange& x) {
+    x.uploading = true;
     bool whole = false;
     try {
         whole = co_await upload_all(x);
@@ -438,11 +446,9 @@ detached session::upload(exchange& x) {
         x.client_gone = true;
     }
     x.uploading = false;
-    if (whole)
-        x.up->io.read_until(steady_ns() + ns(x.api->deadlines.response_head));
-    else if (upload_failed(x))
+    if (!whole && upload_failed(x))
         x.up->io.cancel_read();  // no answer can come of half a request
-    else
+    else if (x.answered_ns == 0)
         x.up->io.read_until(steady_ns() + ns(x.api->deadlines.response_head));
     x.upload_done.set();
 }

@@ -68,7 +68,9 @@ bool passes(head const& h, field const& f, bool nominates) noexcept { return !no
 
 void write_request_line(writer& w, std::string_view method, std::string_view base_path, std::string_view path,
                         std::string_view query, std::string_view host) noexcept {
-    w << method << " " << base_path << path << query << " HTTP/1.1\r\nHost: " << host << "\r\n";
+    bool const whole_server = path == "*" && !base_path.empty();  // OPTIONS *: the server, of which the base is all there is
+    w << method << " " << base_path << (whole_server ? std::string_view{} : path) << query << " HTTP/1.1\r\nHost: " << host
+      << "\r\n";
 }
 
 void write_request_fields(writer& w, head const& h, forward_context const& c) noexcept {

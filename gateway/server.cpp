@@ -116,8 +116,8 @@ struct server::impl {
     common shared;
     std::vector<std::unique_ptr<worker>> workers;
     std::vector<std::uint16_t> ports;
-    bool started = false;
-    bool drained = false;
+    std::atomic<bool> started{false};
+    std::atomic<bool> drained{false};
 
     std::thread resolver;
     std::mutex guard;
@@ -240,7 +240,7 @@ result<void> server::publish(std::vector<keystore::shard_update> const& updates)
 }
 
 void server::drain(std::chrono::milliseconds deadline) {
-    if (std::exchange(impl_->drained, true)) return;
+    if (impl_->drained.exchange(true)) return;
     impl_->end_resolver();
     if (!impl_->started) return;
     struct progress {

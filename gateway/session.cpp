@@ -39,6 +39,10 @@ usage::outcome outcome_of(refusal r) noexcept {
 }
 
 constexpr std::size_t linger_bytes_max = 1U << 20U;
+// Pipelined requests that the gateway refuses need no wait at all. Without a turn for others in between, one client could hold
+// the worker for as long as it sends; and where the compiler makes no tail call of a resumption (GCC below -O2), each adds to the
+// stack.
+constexpr unsigned pipelined_max = 32;
 constexpr std::int64_t linger_ns = 2'000'000'000;
 constexpr std::int64_t look_after_ns = 200'000'000;  // how long a wait may last before the sweep looks at the socket once
 
@@ -59,6 +63,7 @@ error_code session::open(int descriptor, std::int64_t now_ns) {
 
 detached session::run() {
     auto const& deadlines = w_.shared().settings.client;
+    unsigned pipelined = 0;  // requests in a row that stood in the buffer
     bool go_on = true;
     while (go_on) {
         if (begin_ == end_) {
@@ -70,10 +75,17 @@ detached session::run() {
             io_result const r = co_await client_.read_next(w_.buffers(), in_);
             if (r.ec || r.n == 0) break;
             end_ = r.n;
+            pipelined = 0;
+        } else if (++pipelined == pipelined_max) {
+            pipelined = 0;
+            co_await w_.next_turn();
         }
         idle_ = false;
         go_on = co_await exchange_once();
-        if (w_.draining()) go_on = false;
+        if (go_on && w_.draining()) {
+            linger_ = true;
+            go_on = false;
+        }
         ++served_;
     }
     if (linger_) co_await linger();
@@ -87,13 +99,14 @@ task<bool> session::exchange_once() {
     exchange x;
     current_ = &x;
     x.began_ns = last_ns_ = steady_ns();
-    w_.count().in_flight.add();
     try {
         refusal const why = co_await walk(x);
         if (x.uploading) {
             stop_upload(x);
             co_await x.upload_done;
         }
+        if (!x.body_whole) x.keep_client = false;
+        if (x.client_gone && !x.head_sent) x.end = w_.closing() ? usage::outcome::shut_down : usage::outcome::client_aborted;
         if (why != refusal::none && !x.head_sent && !x.client_gone) co_await refuse(x, why);
     } catch (std::exception const& e) {
         log::error("session", "a request was broken off: {}", log::quoted(e.what()));
@@ -124,7 +137,7 @@ bool session::try_read_head(exchange& x, std::size_t& searched, refusal& why) {
     auto const& limit = w_.shared().settings.limit;
     if (searched == 0)  // empty lines before a request line (RFC 9112 section 2.2)
         while (end_ - begin_ >= 2 && in_.data()[begin_] == '\r' && in_.data()[begin_ + 1] == '\n') begin_ += 2;
-    if (begin_ == end_) return false;
+    if (begin_ == end_ || (searched == 0 && end_ - begin_ == 1 && in_.data()[begin_] == '\r')) return false;
     parsed const p = parse_request_head(in_.data() + begin_, end_ - begin_, searched,
                                         {limit.head_bytes, limit.target_bytes, limit.fields}, w_.request_scratch(), why);
     if (p == parsed::whole) why = refusal::none;
@@ -140,6 +153,7 @@ task<refusal> session::more_of_head(exchange& x) {
     }
     client_.read_until(x.began_ns + ns(w_.shared().settings.client.head));
     io_result const r = co_await client_.read_more(in_.data() + end_, in_.size() - end_);
+    last_ns_ = steady_ns();
     end_ += r.n;
     if (r.ec == asio::error::timed_out) co_return refusal::head_timeout;
     if (r.ec || r.n == 0) {
@@ -154,6 +168,8 @@ task<refusal> session::more_of_head(exchange& x) {
 // Everything that is decided by looking, in the order of the walk. The head's views end here: no await before it returns.
 refusal session::decide(exchange& x) {
     head& h = w_.request_scratch();
+    w_.count().in_flight.add();
+    x.in_flight = true;
     x.request_bytes = h.bytes;
     x.method = h.method;
     x.path = h.target.substr(0, h.target.find('?'));
@@ -164,8 +180,8 @@ refusal session::decide(exchange& x) {
         if (f.id == field_id::request_id && !f.alias && good_request_id(f.value)) x.request_id = f.value;
 
     refusal why = check_request(h, x.frame);
+    if (why == refusal::none) why = take_body(x, h);  // before all else: what follows on the connection begins behind it
     if (why == refusal::none) why = locate(x, h);
-    if (why == refusal::none) why = take_body(x, h);
     if (why != refusal::none) return why;
 
     keystore::key_view key;
@@ -212,7 +228,6 @@ refusal session::locate(exchange& x, head& h) {
 refusal session::take_body(exchange& x, head const& h) {
     std::size_t const from = begin_ + h.bytes;
     std::size_t const available = end_ - from;
-    x.body_limit = x.api->body_bytes != 0 ? x.api->body_bytes : w_.shared().settings.limit.body_bytes;
     begin_ = from;
     if (x.frame.body.kind == body_kind::length) {
         auto const n = static_cast<std::size_t>(std::min<std::uint64_t>(available, x.frame.body.length));
@@ -233,6 +248,7 @@ refusal session::take_body(exchange& x, head const& h) {
 }
 
 refusal session::within_limits(exchange& x) {
+    x.body_limit = x.api->body_bytes != 0 ? x.api->body_bytes : w_.shared().settings.limit.body_bytes;
     if (x.body_limit != 0 && x.body_seen + x.body_left > x.body_limit) return refusal::body_too_large;
     if (w_.overloaded()) return refusal::overloaded;
     if (w_.shared().settings.usage.when_full == conf::ring_full::refuse && !w_.ring().has_room()) return refusal::usage_full;
@@ -257,7 +273,7 @@ void session::rewrite(exchange& x, head const& h, keystore::key_view const* key)
     c.trace_id = {trace.data(), 32};
     c.span_id = {trace.data() + 32, 16};
     c.trusted_peer = trusted_;
-    c.bearer_is_key = w_.shared().settings.keys.bearer && x.api->require_key;
+    c.bearer_is_key = bearer_is_key(w_.shared().settings.keys, *x.api, h);
 
     x.out = w_.buffers().small();
     writer w(x.out.data(), x.out.size());
@@ -314,13 +330,13 @@ void session::finish(exchange& x) noexcept {
         end_ = x.leftover_end;
     }
     if (x.hard_close) client_.reset();
-    w_.count().in_flight.subtract();
+    if (x.in_flight) w_.count().in_flight.subtract();
 }
 
 // Whether the client's connection can take another request after this one.
 bool session::may_keep(exchange const& x) const noexcept {
     auto const most = w_.shared().settings.limit.requests_per_connection;
-    return x.frame.keep_alive && x.body_whole && !w_.draining() && (most == 0 || served_ + 1 < most);
+    return x.frame.keep_alive && x.body_whole && !x.uploading && !w_.draining() && (most == 0 || served_ + 1 < most);
 }
 
 // Puts the record into the ring, provisionally: called before the write that sends the response's last byte.

@@ -61,6 +61,8 @@ struct exchange {
     bool stop_uploading = false;   // upload() is to end at its next step
     bool upstream_deaf = false;    // the upstream takes no more of it
     bool client_gone = false;
+    bool ended_by_fin = false;  // the upstream's last read ended with its end of stream, not with a reset
+    bool in_flight = false;     // counted as such
     refusal upload_failure = refusal::none;
     event upload_done;
     lease leftover;  // read behind the body's end: the next request

@@ -97,6 +97,7 @@ stream::read_awaiter stream::read_more(char* data, std::size_t size) noexcept {
             read_.ec_ = ec;
             read_.bytes_transferred_ = n;
             read_.finished = true;
+            ++at_once_;
         }
     }
     return {*this};
@@ -117,6 +118,11 @@ void stream::watch(watcher f, void* context) noexcept {
 void stream::start_read(std::coroutine_handle<> h) noexcept {
     read_.waiting = h;
     read_.watch = nullptr;
+    if (read_.finished) {  // its result stands already
+        read_.pending = true;
+        reactor_.post_immediate_completion(&read_, true);
+        return;
+    }
     if (!read_.pending) arm_read(true);  // else a watch was waiting: it serves this read now
 }
 
@@ -156,6 +162,7 @@ status stream::perform_read(asio::detail::reactor_op* base) {
 void stream::complete_read(void* owner, asio::detail::operation* base, error_code const&, std::size_t) {
     auto& o = *static_cast<read_op*>(base);
     o.pending = false;
+    o.owner.at_once_ = 0;
     if (!owner) return;  // the loop is being destroyed
     if (o.watch) {
         auto const f = std::exchange(o.watch, nullptr);

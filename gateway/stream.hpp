@@ -48,13 +48,14 @@ class stream {
 
     struct [[nodiscard]] read_awaiter {
         stream& s;
-        bool await_ready() const noexcept { return s.read_.finished; }
+        bool await_ready() const noexcept { return s.read_.finished && s.at_once_ < at_once_max; }
         void await_suspend(std::coroutine_handle<> h) noexcept { s.start_read(h); }
         io_result await_resume() const noexcept { return s.take_read(); }
     };
     // Between messages: waits, then reads into a buffer lent from `pool` at that moment, kept in `into`.
     read_awaiter read_next(buffer_pool& pool, lease& into) noexcept;
-    // Within a message: tries at once, then waits. `size` > 0.
+    // Within a message: tries at once, then waits. `size` > 0. Every at_once_max-th success in a row is handed over by the loop
+    // nevertheless, so that a peer that always has more ready keeps neither the other connections nor the sweep waiting.
     read_awaiter read_more(char* data, std::size_t size) noexcept;
     // A plain recv(): would_block where nothing is there.
     io_result read_now(char* data, std::size_t size) noexcept;
@@ -105,7 +106,7 @@ class stream {
         lease* into = nullptr;
         watcher watch = nullptr;
         void* context = nullptr;
-        bool finished = false;  // read_more's first try succeeded: no wait
+        bool finished = false;  // read_more's first try succeeded: nothing to wait for
     };
     struct write_op : op {
         explicit write_op(stream& s) : op(&stream::perform_write, &stream::complete_write, s) {}
@@ -120,12 +121,15 @@ class stream {
     void arm_read(bool try_first) noexcept;
     io_result take_read() noexcept;
 
+    static constexpr unsigned at_once_max = 16;
+
     reactor& reactor_;
     reactor::per_descriptor_data data_ = nullptr;
     int descriptor_ = -1;
     bool read_expired_ = false;
     bool write_expired_ = false;
     bool nudged_ = false;
+    unsigned at_once_ = 0;  // reads that succeeded since the loop was last returned to
     std::int64_t read_deadline_ = 0;
     std::int64_t write_deadline_ = 0;
     read_op read_;

@@ -84,6 +84,22 @@ bool dotted_parameters(std::string_view segment) noexcept {
     return cut.size() < segment.size() && (cut == "." || cut == ".." || cut.empty());
 }
 
+// A dot segment beside an escaped slash ("..%2Fx"): one more segment to a server that decodes before it resolves.
+bool hidden_dots(std::string_view segment) noexcept {
+    bool hidden = false;
+    while (!hidden) {
+        std::size_t at = segment.find("%2");
+        while (at != std::string_view::npos && (at + 2 >= segment.size() || lower(segment[at + 2]) != 'f'))
+            at = segment.find("%2", at + 1);
+        auto part = segment.substr(0, at);
+        part = part.substr(0, part.find(';'));
+        hidden = part == "." || part == "..";
+        if (at == std::string_view::npos) break;
+        segment.remove_prefix(at + 3);
+    }
+    return hidden;
+}
+
 // Merges slashes and resolves dot segments in place (RFC 3986 section 5.2.4). path[0] is '/'.
 std::size_t resolve(char* path, std::size_t size) noexcept {
     std::size_t w = 0;
@@ -94,6 +110,8 @@ std::size_t resolve(char* path, std::size_t size) noexcept {
         std::string_view const segment(path + r, end - r);
         bool const last = end == size;
         if (dotted_parameters(segment)) return invalid;
+        bool const dots = segment == ".." || segment == ".";
+        if (!dots && hidden_dots(segment)) return invalid;
         if (segment == "..") {
             if (w == 0) return invalid;
             while (path[--w] != '/') {

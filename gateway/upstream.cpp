@@ -107,7 +107,7 @@ task<target::connected> target::connect(std::int64_t now_ns) {
         }
         discard(c);
         ++next_address_;
-        if (out.ec == asio::error::timed_out) break;
+        if (out.ec == asio::error::timed_out || out.ec == asio::error::operation_aborted) break;
     }
     co_return out;
 }

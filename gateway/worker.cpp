@@ -195,7 +195,11 @@ void worker::accept_some(acceptor& a) {
         for (unsigned i = 0; i < accepts_per_turn; ++i) {
             int const fd = ::accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
             if (fd >= 0) {
-                adopt(fd, a.address);
+                try {
+                    adopt(fd, a.address);
+                } catch (std::exception const& e) {  // out of memory: this client is lost, the others are not
+                    log::error("accept", "a connection was closed: {}", e.what());
+                }
                 continue;
             }
             if (errno == EINTR || errno == ECONNABORTED) continue;
@@ -339,6 +343,8 @@ void worker::drain() noexcept {
 void worker::close_all() noexcept {
     draining_ = closing_ = true;
     for (auto& s : sessions_) s.end_now();
+    for (auto& g : groups_)
+        for (auto& t : g->targets()) t->close_all();  // those that are still connecting, too
     maybe_stop();
 }
 

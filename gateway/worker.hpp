@@ -8,6 +8,7 @@
 #include <boost/asio/ip/network_v6.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/intrusive/list.hpp>
+#include <coroutine>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -113,6 +114,17 @@ class worker {
     void make_request_id(char* out) noexcept;
     // 32 characters of a trace id and 16 of a span id, lower-case hex. Random, but not for secrets.
     void make_trace(char* out) noexcept;
+
+    // To be awaited: goes on when all else that is ready on this worker has had its turn.
+    struct [[nodiscard]] turn {
+        worker& w;
+        bool await_ready() const noexcept { return false; }
+        void await_suspend(std::coroutine_handle<> h) const {
+            w.post([h] { h.resume(); });
+        }
+        void await_resume() const noexcept {}
+    };
+    turn next_turn() noexcept { return {*this}; }
 
     void finished(session&) noexcept;  // the session's last act: it is freed
 
