@@ -1,6 +1,6 @@
 """The program under test: started, watched, spoken to by its command line, and ended.
 
-Environment: LATCHKEY (the program; default build/release/latchkey), LATCHKEY_SLOW (factor on every bound; 10 for sanitizers).
+Environment: LATCHKEY (the program; default build/release/latchkey), LATCHKEY_SLOW (factor on every bound; see README.md).
 """
 import atexit
 import csv
@@ -168,7 +168,10 @@ class Gateway:
         self.process.send_signal(signal.SIGTERM)
 
     def wait(self, timeout=20):
-        return self.process.wait(bound(timeout))
+        """Its exit code. A sanitizer's finding fails every test that waits for an end, one that expects an error too."""
+        code = self.process.wait(bound(timeout))
+        assert not self.sanitizer_findings(), self.log()[-8000:]
+        return code
 
     def stop(self, timeout=20):
         """SIGTERM; the exit code."""
@@ -183,6 +186,7 @@ class Gateway:
     def kill(self):
         self.process.kill()
         self.process.wait()
+        assert not self.sanitizer_findings(), self.log()[-8000:]
 
     # --- what it costs and says
 

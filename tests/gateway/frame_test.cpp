@@ -9,7 +9,8 @@ using namespace latchkey::gateway;
 using namespace latchkey::gateway::test;
 
 TEST_CASE("the only transfer coding taken is exactly `chunked`") {
-    for (char const* const fine : {"Transfer-Encoding: chunked\r\n", "transfer-encoding: CHUNKED\r\n", "Transfer-Encoding:\t chunked \t\r\n"}) {
+    for (char const* const fine :
+         {"Transfer-Encoding: chunked\r\n", "transfer-encoding: CHUNKED\r\n", "Transfer-Encoding:\t chunked \t\r\n"}) {
         CAPTURE(fine);
         request_frame f;
         CHECK(judge(post(fine), f) == refusal::none);
@@ -89,16 +90,17 @@ TEST_CASE("a Content-Length is 1 to 18 digits and nothing else") {
         std::string_view value;
         std::uint64_t length;
     };
-    for (auto const& r : std::vector<row>{
-             {"0", 0}, {"1", 1}, {"007", 7}, {" 5\t", 5}, {"999999999999999999", 999999999999999999ULL}}) {
+    for (auto const& r :
+         std::vector<row>{{"0", 0}, {"1", 1}, {"007", 7}, {" 5\t", 5}, {"999999999999999999", 999999999999999999ULL}}) {
         CAPTURE(r.value);
         request_frame f;
         CHECK(judge(post("Content-Length:" + std::string(r.value) + "\r\n"), f) == refusal::none);
         CHECK(f.body.length == r.length);
         CHECK(f.body.kind == (r.length == 0 ? body_kind::none : body_kind::length));
     }
-    for (std::string const value : {"", "+5", "-5", "0x5", "5 5", "5,5", "5, 5", "5,", "5.0", "5e1", "five", "1000000000000000000",
-                                    "18446744073709551616", "18446744073709551621", "\"5\"", "5;", "\xef\xbc\x95", "5\x0b"}) {
+    for (std::string const value :
+         {"", "+5", "-5", "0x5", "5 5", "5,5", "5, 5", "5,", "5.0", "5e1", "five", "1000000000000000000", "18446744073709551616",
+          "18446744073709551621", "\"5\"", "5;", "\xef\xbc\x95", "5\x0b"}) {
         CAPTURE(shown(value));
         auto const why = judge(post("Content-Length: " + value + "\r\n"));
         CHECK(text_of(why).status == 400);
@@ -226,12 +228,12 @@ TEST_CASE("a response's length follows RFC 9112 section 6.3") {
 }
 
 TEST_CASE("a response with two lengths or none that holds is invalid") {
-    for (std::string const fields : {
-             "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "Content-Length: 5\r\nContent-Length: 6\r\n",
-             "Content-Length: 5, 6\r\n", "Content-Length: +5\r\n", "Content-Length:\r\n", "Content-Length: 99999999999999999999\r\n",
-             "Transfer-Encoding: gzip\r\n", "Transfer-Encoding: gzip, chunked\r\n", "Transfer-Encoding: chunked, chunked\r\n",
-             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "Transfer-Encoding: identity\r\n",
-             "Connection: Content-Length\r\nContent-Length: 5\r\n"}) {
+    for (std::string const fields :
+         {"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "Content-Length: 5\r\nContent-Length: 6\r\n",
+          "Content-Length: 5, 6\r\n", "Content-Length: +5\r\n", "Content-Length:\r\n", "Content-Length: 99999999999999999999\r\n",
+          "Transfer-Encoding: gzip\r\n", "Transfer-Encoding: gzip, chunked\r\n", "Transfer-Encoding: chunked, chunked\r\n",
+          "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "Transfer-Encoding: identity\r\n",
+          "Connection: Content-Length\r\nContent-Length: 5\r\n"}) {
         CAPTURE(shown(fields));
         CHECK_FALSE(judge_response("HTTP/1.1 200 OK\r\n" + fields + "\r\n").valid);
     }
@@ -242,10 +244,31 @@ TEST_CASE("a response with two lengths or none that holds is invalid") {
 }
 
 TEST_CASE("what frames, routes, authenticates or steers may not stand in a trailer") {
-    for (char const* const name :
-         {"Content-Length", "content_length", "Transfer-Encoding", "Host", "Trailer", "TE", "Connection", "X-API-KEY", "x_api_key",
-          "Authorization", "X-Consumer-Id", "X-Forwarded-For", "Forwarded", "Set-Cookie", "Cookie", "Content-Type", "Expect", "Vary",
-          "Cache-Control", "Location", "WWW-Authenticate", "Content-Encoding", "Content-Range", "Range", "X-Request-Id"}) {
+    for (char const* const name : {"Content-Length",
+                                   "content_length",
+                                   "Transfer-Encoding",
+                                   "Host",
+                                   "Trailer",
+                                   "TE",
+                                   "Connection",
+                                   "X-API-KEY",
+                                   "x_api_key",
+                                   "Authorization",
+                                   "X-Consumer-Id",
+                                   "X-Forwarded-For",
+                                   "Forwarded",
+                                   "Set-Cookie",
+                                   "Cookie",
+                                   "Content-Type",
+                                   "Expect",
+                                   "Vary",
+                                   "Cache-Control",
+                                   "Location",
+                                   "WWW-Authenticate",
+                                   "Content-Encoding",
+                                   "Content-Range",
+                                   "Range",
+                                   "X-Request-Id"}) {
         CAPTURE(name);
         CHECK_FALSE(allowed_in_trailer(name));
     }

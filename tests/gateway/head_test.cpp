@@ -1,7 +1,8 @@
 #include "gateway/head.hpp"
 
-#include <limits>
+#include <algorithm>
 #include <string>
+#include <vector>
 
 #include "tests/gateway/support.hpp"
 
@@ -61,7 +62,6 @@ TEST_CASE("a head that arrives in pieces of any size is the head that arrives at
         CHECK(at == text.size());
         CHECK(h.bytes == text.size());
         CHECK(h.count == 3);
-        CHECK(h.method == std::string_view("GET").substr(0, h.method.size()));
     }
 }
 
@@ -99,6 +99,8 @@ TEST_CASE("a request head that no reader should take is refused whole and byte b
         " GET / HTTP/1.1\r\nHost: h\r\n\r\n",                  //
         "GET / http/1.1\r\nHost: h\r\n\r\n",                   // RFC 9112 section 2.3: case-sensitive
         "GET / HTTP/1.1x\r\nHost: h\r\n\r\n",                  //
+        "GET / \r\n\r\n",                                      // whole, but too short for a version
+        "G\r\n\r\n",                                           //
         "GET / HTTP/11\r\nHost: h\r\n\r\n",                    //
         "GET /\r\nHost: h\r\n\r\n",                            // HTTP/0.9
         "GE(T / HTTP/1.1\r\nHost: h\r\n\r\n",                  // no token
@@ -178,9 +180,9 @@ TEST_CASE("the greatest number of fields passes, one more does not") {
 TEST_CASE("a response head that no reader should take is bad") {
     for (std::string const text :
          {"HTTP/1.1 200 OK\nServer: x\n\n", "HTTP/1.1 20 OK\r\n\r\n", "HTTP/1.1 2000 OK\r\n\r\n", "HTTP/1.1  200 OK\r\n\r\n",
-          "HTTP/1.1 abc OK\r\n\r\n", "ICY 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n", "HTTP/1.1 200 OK\r\nA b\r\n\r\n",
-          "HTTP/1.1 200 OK\r\nA : b\r\n\r\n", "HTTP/1.1 -20 OK\r\n\r\n", "HTTP/1.1 200 O\x01K\r\n\r\n", "\r\nHTTP/1.1 200 OK\r\n\r\n",
-          "http/1.1 200 OK\r\n\r\n"}) {
+          "HTTP/1.1 abc OK\r\n\r\n", "ICY 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n",
+          "HTTP/1.1 200 OK\r\nA b\r\n\r\n", "HTTP/1.1 200 OK\r\nA : b\r\n\r\n", "HTTP/1.1 -20 OK\r\n\r\n",
+          "HTTP/1.1 200 O\x01K\r\n\r\n", "\r\nHTTP/1.1 200 OK\r\n\r\n", "http/1.1 200 OK\r\n\r\n"}) {
         CAPTURE(shown(text));
         message m(text);
         CHECK(m.response() == parsed::bad);

@@ -75,14 +75,53 @@ TEST_CASE("each rule of normalisation, and what comes of it") {
 }
 
 TEST_CASE("targets that servers read in different ways are refused") {
-    for (std::string const target :
-         {"",        "*",           "a",         "/..",           "/../a",        "/a/../..",          "/%2e%2e",
-          "/a/../../b", "/%00",     "/a%5Cb",    "/a\\b",         "/a#b",         "/a b",              "/a\tb",
-          "/%",      "/%4",         "/%zz",      "/a%2",          "/..;/a",       "/a/..;x=y/b",       "/.;/a",
-          "/;/a",    "/a/%2e%2e;/b", "/%c0%ae/a", "/%c1%9c",       "/%e0%80%af",   "/%f0%80%80%af",     "/%f5%80%80%80",
-          "/\x80",   "/\x7f",       "/a?b#c",    "/a?b c",        "/a?b\x80",     "https://h/a",       "http:/h",
-          "http://", "http:///a",   "ftp://h/",  "h:443",         "//..",         "/./..",             "/a/%2e%2e/..",
-          "?a",      "/a?\x01",     "/a\r\nB: c", "/%c0%af",       "/%C0%AE%C0%AE"}) {
+    for (std::string const target : {"",
+                                     "*",
+                                     "a",
+                                     "/..",
+                                     "/../a",
+                                     "/a/../..",
+                                     "/%2e%2e",
+                                     "/a/../../b",
+                                     "/%00",
+                                     "/a%5Cb",
+                                     "/a\\b",
+                                     "/a#b",
+                                     "/a b",
+                                     "/a\tb",
+                                     "/%",
+                                     "/%4",
+                                     "/%zz",
+                                     "/a%2",
+                                     "/..;/a",
+                                     "/a/..;x=y/b",
+                                     "/.;/a",
+                                     "/;/a",
+                                     "/a/%2e%2e;/b",
+                                     "/%c0%ae/a",
+                                     "/%c1%9c",
+                                     "/%e0%80%af",
+                                     "/%f0%80%80%af",
+                                     "/%f5%80%80%80",
+                                     "/\x80",
+                                     "/\x7f",
+                                     "/a?b#c",
+                                     "/a?b c",
+                                     "/a?b\x80",
+                                     "https://h/a",
+                                     "http:/h",
+                                     "http://",
+                                     "http:///a",
+                                     "ftp://h/",
+                                     "h:443",
+                                     "//..",
+                                     "/./..",
+                                     "/a/%2e%2e/..",
+                                     "?a",
+                                     "/a?\x01",
+                                     "/a\r\nB: c",
+                                     "/%c0%af",
+                                     "/%C0%AE%C0%AE"}) {
         CAPTURE(latchkey::gateway::test::shown(target));
         CHECK(normalise(target).why == refusal::invalid_target);
     }
@@ -130,8 +169,9 @@ TEST_CASE("all short paths over the awkward characters come out normal and stay 
         auto const first = normalise(target);
         if (first.why != refusal::none) continue;
         ++taken;
-        bool good = first.path.front() == '/' && first.path.size() <= target.size() && first.path.find("//") == std::string::npos &&
-                    (first.path + "/").find("/./") == std::string::npos && (first.path + "/").find("/../") == std::string::npos;
+        bool good = first.path.front() == '/' && first.path.size() <= target.size() &&
+                    first.path.find("//") == std::string::npos && (first.path + "/").find("/./") == std::string::npos &&
+                    (first.path + "/").find("/../") == std::string::npos;
         good = good && normalise(first.path).path == first.path;
         if (!good) {
             CAPTURE(target, first.path);
@@ -163,9 +203,9 @@ TEST_CASE("a host is a name, an IPv4 or an IPv6 literal, with or without a port"
         CHECK(n.view() == r.name);
     }
     for (std::string const text :
-         {"", ".", "..", ".a", "a..b", "a..", ":80", "a:b", "a:80:80", "a:65536", "a:123456", "a:-1", "a: 80", "a b", "a@b",
-          "u:p@h", "a/b", "a?b", "a#b", "a,b", "a%41", "[::1", "::1", "[::1]x", "[::1]80", "[]", "[:]x", "[::g]", "[a]b]", "a\\b",
-          "a\"b", "a<b", "\x80", "a\tb", "[::1]:99999"}) {
+         {"",        ".",   "..",   ".a",    "a..b",  "a..",  ":80",  "a:b", "a:80:80", "a:65536", "a:123456",   "a:-1",
+          "a: 80",   "a b", "a@b",  "u:p@h", "a/b",   "a?b",  "a#b",  "a,b", "a%41",    "[::1",    "::1",        "[::1]x",
+          "[::1]80", "[]",  "[:]x", "[::g]", "[a]b]", "a\\b", "a\"b", "a<b", "\x80",    "a\tb",    "[::1]:99999"}) {
         CAPTURE(latchkey::gateway::test::shown(text));
         host_name n;
         CHECK_FALSE(parse_host(text, n));

@@ -1,0 +1,523 @@
+"""Faults that were found and mended, each by what broke. Every gateway here has one worker, so that no test passes by luck of
+which worker took a connection, and an upstream of its own."""
+import contextlib
+import socket
+import threading
+import time
+
+import pytest
+
+from conftest import run
+from harness import (SLOW, Blackhole, Broken, Fields, Gateway, Upstream, bound, chunked, problem, request_bytes, served, told_fields,
+                     unique, wait_until)
+
+MIB = 1 << 20
+NOTHING_IN_FLIGHT = 0
+
+
+def ms(n):
+    return f"{int(n * SLOW)}ms"
+
+
+@contextlib.contextmanager
+def serving(*urls, settings=None, **api):
+    """A gateway with one open api; what `api` names replaces that api's settings."""
+    apis = [{"name": "only", "require_key": False, "upstreams": list(urls), **api}]
+    quick = {"usage": {"flush_interval": "50ms"}, "api": apis, **(settings or {})}
+    yield from run(Gateway(settings=quick, workers=1))
+
+
+@pytest.fixture
+def up():
+    u = Upstream()
+    yield u
+    u.stop()
+    assert not u.faults, u.faults
+
+
+def in_flight(gateway, n):
+    return wait_until(lambda: gateway.metric("latchkey_requests_in_flight") == n, 10, f"{n} requests in flight")
+
+
+def executed(upstream):
+    """The paths of all requests that arrived."""
+    with upstream.changed:
+        return [r.path for r in upstream.requests]
+
+
+# --- Where one request ends and the next begins
+
+HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: known.test\r\n\r\n"
+LOST = {"GET": (None, ()), "POST with a length": (HIDDEN, ()),
+        "POST in chunks": (chunked(HIDDEN[:7], HIDDEN[7:]), [("Transfer-Encoding", "chunked")])}
+
+
+@pytest.mark.parametrize("kind", LOST)
+@pytest.mark.parametrize("pipelined", [True, False], ids=["pipelined", "in turn"])
+def test_a_request_without_a_route_is_answered_and_recorded_once_and_the_next_one_is_right(up, kind, pipelined):
+    body, fields = LOST[kind]
+    lost, found = unique("lost"), unique("found")
+    first = request_bytes(kind.split()[0], "/nowhere", None, [*fields, ("X-Request-Id", lost)], body, host="unknown.test")
+    second = request_bytes("GET", "/good", None, [("X-Request-Id", found), ("Connection", "close")], host="known.test")
+    with serving(up.url, hosts=["known.test"]) as g:
+        with g.client() as c:
+            c.send(first + second if pipelined else first)
+            problem(c.response(), 404, "no_route")
+            if not pipelined:
+                c.send(second)
+            assert served(c.response())["target"] == "/good"
+            assert c.end() == "fin" and c.leftover == b""
+        assert executed(up) == ["/good"]
+        assert g.metric("latchkey_requests_total") == 2
+        g.record(found)
+        assert sorted((r["request_id"], r["status"], r["path"]) for r in g.export()) == [
+            (found, "200", "/good"), (lost, "404", "/nowhere")]
+
+
+@pytest.mark.parametrize("framing, rest", [(("Content-Length", str(len(HIDDEN))), HIDDEN), (("Transfer-Encoding", "chunked"), chunked(HIDDEN))],
+                         ids=["length", "chunked"])
+def test_the_body_of_a_request_without_a_route_is_not_executed_when_it_comes_late(up, framing, rest):
+    with serving(up.url, hosts=["known.test"]) as g, g.client() as c:
+        c.request("POST", "/nowhere", None, [framing], host="unknown.test")
+        problem(c.response(), 404, "no_route")
+        with contextlib.suppress(OSError):
+            c.send(rest)
+        c.end()
+        assert c.leftover == b"" and executed(up) == []
+        assert g.metric("latchkey_requests_total") == 1
+
+
+def test_an_unknown_host_is_answered_once_and_costs_no_processor_time(up):
+    with serving(up.url, hosts=["known.test"]) as g, g.client() as c:
+        c.request("GET", "/", host="unknown.test")
+        problem(c.response(), 404, "no_route")
+        began, cpu = time.monotonic(), g.cpu_seconds
+        time.sleep(1)  # the span over which processor time is taken
+        assert (g.cpu_seconds - cpu) / (time.monotonic() - began) < 0.2, "the worker spins"
+        assert c.leftover == b"" and g.metric("latchkey_requests_total") == 1
+        assert served(c.get("/still-in-step", host="known.test"))["target"] == "/still-in-step"
+
+
+@pytest.fixture
+def deaf():
+    """Takes a few KiB that it does not read before it was told to."""
+    u = Upstream()
+    u.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    yield u
+    u.stop()
+    assert not u.faults, u.faults
+
+
+def early_answer(g, up, size):
+    """A chunked PUT of `size` that is answered before it is read, and PUT /next right behind it, whose body looks like a request.
+    How many answers came; what of them is inconsistent fails."""
+    put, follower, smuggled = ("/" + unique(n) for n in ("early", "next", "smuggled"))
+    go = threading.Event()
+    pause = 0.3 * SLOW  # the gateway has sent what it can and waits; the pause is the fault
+
+    def script(x):
+        time.sleep(pause)
+        x.answer(200)
+        go.wait(bound(10))
+        x.body(sink=lambda piece: None)
+    up.on(put, script)
+    hidden = request_bytes("GET", smuggled, None, [("A", "b")])
+    raw = (request_bytes("PUT", put, None, [("Transfer-Encoding", "chunked")]) + b"%x\r\n" % size + bytes(size) + b"\r\n0\r\n\r\n"
+           + request_bytes("PUT", follower, None, [("Content-Length", str(len(hidden)))]))
+    with g.client() as c:
+        def send():
+            with contextlib.suppress(OSError):
+                c.send(raw)
+                go.wait(bound(10))
+                c.send(hidden)
+        sender = threading.Thread(target=send, daemon=True)
+        sender.start()
+        answer = c.response()
+        assert answer.status == 200
+        go.set()
+        closes = answer.fields.get("connection") == "close"
+        if not closes:
+            assert served(c.response())["body"] == hidden.decode()
+        else:
+            c.end()
+        assert c.leftover == b"", "more answers than requests"
+        c.reset()
+        sender.join(bound(10))
+    in_flight(g, NOTHING_IN_FLIGHT)
+    assert not up.seen(smuggled), "a body was executed"
+    assert len(up.seen(follower)) == (0 if closes else 1)
+    return 1 if closes else 2
+
+
+@pytest.mark.parametrize("size", [*range(2_400_000, 3_400_000, 100_000), *range(3_096_000, 3_200_000, 8_000)])
+def test_an_early_answer_never_turns_the_rest_of_a_body_into_requests(deaf, size):
+    """Around the size at which the kernel's buffers hold the whole body, so that its end is sometimes read and sometimes not."""
+    with serving(deaf.url) as g:
+        early_answer(g, deaf, size)
+
+
+def test_an_early_answer_to_a_body_that_was_not_read_closes_the_connection(deaf):
+    with serving(deaf.url) as g:
+        for _ in range(4):
+            assert early_answer(g, deaf, 24 * MIB) == 1
+
+
+@pytest.mark.parametrize("first, second", [(b"\r", b"\n"), (b"\r\n", b""), (b"\r\n\r", b"\n"), (b"\r\n\r\n\r", b"\n\r\n")])
+def test_an_empty_line_that_is_cut_in_two_is_skipped_like_a_whole_one(up, first, second):
+    """RFC 9112 2.2. The pause is the fault: it makes two segments."""
+    with serving(up.url) as g, g.client() as c:
+        for n in range(3):
+            path = f"/{n}"
+            c.send(first)
+            time.sleep(0.1 * SLOW)
+            c.send(second + request_bytes("GET", path))
+            assert served(c.response())["target"] == path
+        in_flight(g, NOTHING_IN_FLIGHT)
+        assert g.metric("latchkey_requests_total") == 3
+
+
+def test_a_cr_without_its_lf_before_a_request_is_refused_in_one_segment_or_two(up):
+    with serving(up.url) as g:
+        for pause in (0, 0.1 * SLOW):
+            with g.client() as c:
+                if pause:
+                    c.send(b"\r")
+                    time.sleep(pause)
+                    c.send(request_bytes("GET", "/x"))
+                else:
+                    c.send(b"\r" + request_bytes("GET", "/x"))
+                problem(c.response(), 400)
+                c.end()
+        assert executed(up) == []
+
+
+# --- Requests that are sent twice, or not at all
+
+def warm(client, upstream):
+    """Leaves one pooled connection."""
+    served(client.get("/warm"))
+    upstream.wait(lambda: upstream.seen("/warm")[-1].complete)
+    assert len(upstream.open_connections()) == 1
+
+
+@pytest.mark.parametrize("taken", ["head and body", "head"])
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_a_post_that_the_upstream_read_and_then_reset_is_not_sent_twice(up, method, taken):
+    """RFC 9110 9.2.2: on a reused connection, where a stale one would be replaced"""
+    with serving(up.url) as g, g.client() as c:
+        for _ in range(10):
+            warm(c, up)
+            path = up.on("/" + unique(), lambda x: (x.body() if taken == "head and body" else None, x.reset()))
+            c.request(method, path, body=b"pay")
+            problem(c.response(), 502, "upstream_reset")
+            assert [r.number > 1 for r in up.seen(path)] == [True], "sent once, on the reused connection"
+            up.wait(lambda: not up.open_connections())
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH", "GET"])
+def test_a_post_on_a_connection_that_was_closed_while_idle_goes_out_on_a_new_one(up, method):
+    with serving(up.url, deadlines={"idle": "60s"}) as g, g.client() as c:
+        for _ in range(30):
+            warm(c, up)
+            up.close_connections()
+            up.wait(lambda: not up.open_connections())
+            path = "/" + unique()
+            c.request(method, path, body=b"pay")
+            assert served(c.response())["body"] == "pay"
+            assert [r.number for r in up.seen(path)] == [1]
+            up.close_connections()
+            up.wait(lambda: not up.open_connections())
+
+
+# --- Credentials and targets
+
+def test_a_bearer_key_does_not_reach_the_upstream_of_an_open_api(up):
+    with serving(up.url, settings={"keys": {"bearer": True}}) as g, g.client() as c:
+        key = g.create_key()["key"]
+        for scheme in ("Bearer", "bearer", "BEARER"):
+            told = served(c.get("/x", fields=[("Authorization", f"{scheme} {key}")]))
+            assert told_fields(told).all("authorization") == [], scheme
+        with up.changed:
+            assert not any(key.encode() in r.raw_head for r in up.requests)
+
+
+@pytest.mark.parametrize("value", ["Bearer eyJhbGciOiJIUzI1NiJ9.e30.c2ln", "Bearer another-token-that-is-no-key", "Basic dXNlcjpwYXNz"])
+def test_another_credential_than_a_key_reaches_the_upstream_of_an_open_api(up, value):
+    with serving(up.url, settings={"keys": {"bearer": True}}) as g, g.client() as c:
+        told = served(c.get("/x", fields=[("Authorization", value)]))
+        assert told_fields(told).all("authorization") == [value]
+
+
+def test_a_bearer_key_stays_where_bearer_is_not_a_place_for_keys(up):
+    with serving(up.url) as g, g.client() as c:
+        value = "Bearer " + g.create_key()["key"]
+        assert told_fields(served(c.get("/x", fields=[("Authorization", value)]))).all("authorization") == [value]
+
+
+@pytest.mark.parametrize("base, target", [("/base", "/base"), ("/base/deep", "/base/deep"), ("", "*")])
+def test_options_asterisk_names_the_base_path_of_the_upstream(up, base, target):
+    """RFC 9112 3.2.4: never "/base*" """
+    with serving(up.url + base) as g, g.client() as c:
+        c.request("OPTIONS", "*")
+        assert served(c.response("OPTIONS"))["target"] == target
+
+
+ESCAPES = ["/a/..%2Fopen", "/a/..%2fopen", "/a/%2e%2e%2Fopen", "/a/%2E%2E%2fopen", "/a/.%2e%2Fopen", "/a/x%2F..%2Fy", "/a/x%2F..",
+           "/a/x%2F%2e%2e", "/a%2F..%2Fopen", "/a/x%2F../y", "/a/x%2F.%2Fy", "/a/.%2Fx"]
+
+
+@pytest.mark.parametrize("path", ESCAPES)
+def test_an_encoded_slash_that_is_kept_does_not_hide_dot_segments(up, path):
+    with serving(up.url, slashes="keep") as g, g.client() as c:
+        c.request("GET", path)
+        r = c.response()
+        if path in ("/a/x%2F../y",):  # a whole segment "..": removed as RFC 3986 5.2.4 has it, which leaves no dot
+            assert served(r)["target"] == "/a/y"
+        else:
+            problem(r, 400)
+            assert executed(up) == []
+
+
+@pytest.mark.parametrize("path", ["/a/b%2Fc", "/a/b%2fc", "/a/%2F", "/a/..b%2Fc", "/a/b..%2Fc", "/a/...%2Fc", "/a/b%2F.c?q=..%2F"])
+def test_an_encoded_slash_that_is_kept_is_forwarded_as_it_stands(up, path):
+    with serving(up.url, slashes="keep") as g, g.client() as c:
+        assert served(c.get(path))["target"] == path
+
+
+# --- Ends of connections
+
+def third_megabyte(x):
+    x.answer(200, body=b"".join(b"%07d\n" % n for n in range(3 * MIB // 8)))
+
+
+@pytest.mark.parametrize("slow", [False, True], ids=["reader", "slow reader"])
+@pytest.mark.parametrize("together", [True, False], ids=["one segment", "later"])
+def test_a_request_too_many_does_not_cost_the_response_before_it(up, slow, together):
+    """RFC 9112 9.6: a close with unread bytes is a reset, which takes away what the client has not read yet."""
+    up.default, first, second = third_megabyte, unique(), "/second"
+    one = request_bytes("GET", "/first", None, [("X-Request-Id", first)])
+    two = request_bytes("GET", second)
+    pieces = []
+
+    def sink(piece):
+        pieces.append(piece)
+        if slow:
+            time.sleep(0.002)
+    with serving(up.url, settings={"limits": {"requests_per_connection": 1}}) as g:
+        with g.client(receive_buffer=8192 if slow else None) as c:
+            c.send(one + two if together else one)
+            if not together:
+                up.wait(lambda: up.seen("/first"))
+                c.reader.fill(time.monotonic() + bound(5))
+                c.send(two)
+            time.sleep(0.2)  # a reader that does not read yet is the fault
+            r = c.response(timeout=60, sink=sink)
+            assert r.status == 200 and r.fields.get("connection") == "close" and r.complete
+            assert b"".join(pieces) == b"".join(b"%07d\n" % n for n in range(3 * MIB // 8))
+            assert c.end(20) == "fin" and c.leftover == b""
+        row = g.record(first)
+        assert (row["status"], row["outcome"]) == ("200", "served") and int(row["response_bytes"]) >= 3 * MIB
+        assert up.seen(second) == []
+
+
+def test_a_drain_ends_while_a_connect_is_pending():
+    hole = Blackhole()
+    g = Gateway(settings={"drain": "1s", "api": [{"name": "only", "require_key": False, "upstreams": [f"http://127.0.0.1:{hole.port}"],
+                                                  "deadlines": {"connect": "300s"}}]}, workers=1)
+    try:
+        g.start()
+        with g.client() as c:
+            c.request("GET", "/")
+            in_flight(g, 1)
+            g.terminate()
+            assert g.wait(8) == 0
+            with contextlib.suppress(Broken):
+                problem(c.response(), 503)
+    finally:
+        if g.alive:
+            g.kill()
+        hole.stop()
+
+
+def corked(sock, data):
+    """`data` and the end of the stream in one segment."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+    sock.sendall(data)
+    sock.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("data", [b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n",
+                                  b"HTTP/1.1 103 Early Hints\r\n\r\n" * 3, b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 2", b"HTTP/1.1 2"],
+                         ids=["103", "100", "three", "103 and a part", "a part"])
+def test_an_end_that_comes_with_an_interim_response_is_seen_at_once(up, data):
+    def script(x):
+        x.keep = False
+        corked(x.connection.sock, data)
+        x.until_closed()
+    up.default = script
+    with serving(up.url, deadlines={"response_head": "600s"}) as g, g.client() as c:
+        for _ in range(5):
+            c.request("GET", "/")
+            r = c.response(timeout=10)
+            problem(r, 502)
+            assert len(r.informational) == data.count(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("status, extra, late", [(204, b"Content-Length: 5\r\n", False), (204, b"Content-Length: 5\r\n", True),
+                                                 (204, b"", False)], ids=["declared", "declared and late", "not declared"])
+def test_a_204_with_a_body_ends_the_upstream_connection(up, status, extra, late):
+    """RFC 9112 6.3 rule 1: the body would be read as the start of the next response."""
+    bad, go, ended = "/" + unique(), threading.Event(), []
+
+    def script(x):
+        x.keep = False
+        x.send(b"HTTP/1.1 %d No Content\r\n%b\r\n" % (status, extra) + (b"" if late else b"hello"))
+        if late:
+            go.wait(bound(10))
+            with contextlib.suppress(OSError):
+                x.send(b"hello")
+        ended.append(x.until_closed())
+    up.on(bad, script)
+    with serving(up.url, deadlines={"idle": "60s"}) as g:
+        for n in range(5):
+            go.clear()
+            with g.client() as c:
+                c.request("GET", bad)
+                r = c.response()
+                assert r.status == 204 and not r.fields.all("content-length") and not r.fields.all("transfer-encoding")
+                go.set()
+                path = "/" + unique()
+                assert served(c.get(path))["target"] == path
+                assert up.only(path).connection is not up.seen(bad)[-1].connection
+                assert c.leftover == b""
+            up.wait(lambda: len(ended) == n + 1)
+
+
+# --- Waits
+
+def test_the_wait_for_an_answer_begins_when_the_request_was_sent(up):
+    """On a pooled connection, with a head that takes longer to come than the upstream may take. The pauses are the fault."""
+    up.on("/slow", lambda x: (time.sleep(0.4 * SLOW), x.answer(200, body=b"late")))
+    with serving(up.url, settings={"client": {"head": ms(20_000)}},
+                 deadlines={"response_head": ms(1000), "idle": ms(20_000)}) as g, g.client() as c:
+        warm(c, up)
+        for _ in range(2):
+            raw = request_bytes("GET", "/slow")
+            c.send(raw[:20])
+            time.sleep(2 * SLOW)
+            c.send(raw[20:])
+            assert c.response().body == b"late"
+        assert [r.number > 1 for r in up.seen("/slow")] == [True, True]
+
+
+def test_clients_that_sent_one_byte_are_not_requests_in_flight(up):
+    with serving(up.url, settings={"limits": {"requests_in_flight": 10}}) as g, contextlib.ExitStack() as stack:
+        idlers = [stack.enter_context(g.client()) for _ in range(30)]
+        for c in idlers:
+            c.send(b"G")
+        wait_until(lambda: g.metric("latchkey_connections_open") >= 30, 10, "30 connections")
+        for _ in range(3):
+            with g.client() as c:
+                for _ in range(10):
+                    served(c.get("/" + unique()))
+        for c in idlers:
+            c.send(request_bytes("GET", "/late")[1:])
+            served(c.response())
+
+
+def test_a_client_that_vanishes_while_its_head_is_written_is_recorded_as_such():
+    """A peer whose segments are tiny keeps the kernel from taking a long head at once."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 88)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(16)
+        listener.settimeout(bound(10))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with serving(url, settings={"limits": {"head_bytes": 65536}}) as g:
+            for _ in range(3):
+                rid = unique()
+                with g.client() as c:
+                    raw = request_bytes("GET", "/x", None, [("X-Request-Id", rid)] + [(f"X-Pad-{n}", "p" * 7800) for n in range(8)])
+                    c.send(raw)
+                    peer, _ = listener.accept()
+                    in_flight(g, 1)
+                    c.reset()
+                row = g.record(rid)
+                assert row["outcome"] == "client_aborted", row
+                in_flight(g, NOTHING_IN_FLIGHT)
+                peer.settimeout(bound(10))
+                arrived = 0
+                with contextlib.suppress(ConnectionResetError):
+                    while piece := peer.recv(65536):
+                        arrived += len(piece)
+                peer.close()
+                assert arrived < len(raw), "the head was written whole: nothing was tested"
+
+
+# --- Many at once
+
+def test_an_endless_download_does_not_starve_others(up):
+    moved, stop = [0], threading.Event()
+    block = bytes(4 * MIB)
+
+    def source(x):
+        x.keep = False
+        x.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (1 << 50))
+        with contextlib.suppress(OSError):
+            while not stop.is_set():
+                x.connection.sock.sendall(block)
+    up.on("/endless", source)
+
+    def drink(c):
+        buffer = bytearray(4 * MIB)
+        with contextlib.suppress(OSError):
+            while not stop.is_set():
+                taken = c.sock.recv_into(buffer, 0, socket.MSG_TRUNC)
+                moved[0] += taken
+                if not taken:
+                    return
+    with serving(up.url) as g, g.client() as bulk:
+        bulk.request("GET", "/endless")
+        beside(g, bulk, drink, moved, stop)
+
+
+def test_an_endless_upload_does_not_starve_others(up):
+    moved, stop = [0], threading.Event()
+    block = bytes(4 * MIB)
+
+    def sink(x):
+        x.keep = False
+        buffer = bytearray(4 * MIB)
+        with contextlib.suppress(OSError):
+            while taken := x.connection.sock.recv_into(buffer, 0, socket.MSG_TRUNC):
+                moved[0] += taken
+    up.on("/endless", sink)
+
+    def pour(c):
+        with contextlib.suppress(OSError):
+            while not stop.is_set():
+                c.sock.sendall(block)
+    with serving(up.url) as g, g.client() as bulk:
+        bulk.request("PUT", "/endless", fields=[("Content-Length", str(1 << 50))])
+        beside(g, bulk, pour, moved, stop)
+
+
+def beside(gateway, bulk, work, moved, stop):
+    """50 small requests on fresh connections while `work(bulk)` runs, which must go on all the while."""
+    worker = threading.Thread(target=work, args=(bulk,), daemon=True)
+    worker.start()
+    try:
+        wait_until(lambda: moved[0] > 16 * MIB, 20, "the bulk transfer")
+        before = moved[0]
+        for _ in range(50):
+            with gateway.client() as c:
+                path = "/" + unique()
+                assert served(c.get(path))["target"] == path
+        wait_until(lambda: moved[0] > before + MIB, 20, "more of the bulk transfer")
+        assert worker.is_alive()
+    finally:
+        stop.set()
+        bulk.reset()
+        worker.join(bound(10))

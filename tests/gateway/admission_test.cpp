@@ -1,0 +1,141 @@
+#include "gateway/admission.hpp"
+
+#include <string>
+#include <vector>
+
+#include "tests/gateway/support.hpp"
+
+using namespace latchkey;
+using namespace latchkey::gateway;
+using namespace latchkey::gateway::test;
+
+namespace {
+
+constexpr std::int64_t now_ms = 1'790'000'000'000;
+
+struct fixture {
+    keystore::key_table table;
+    conf::key_settings settings;
+    std::string good = keystore::make_key("lk");
+    std::string revoked = keystore::make_key("lk");
+    std::string disabled = keystore::make_key("lk");
+    std::string expired = keystore::make_key("lk");
+    std::string expires_later = keystore::make_key("lk");
+    std::string foreign = "a-key-from-elsewhere!";
+    identity who;
+    keystore::key_view found;
+
+    fixture() {
+        add(good, "key_good", keystore::key_state::active, 0);
+        add(revoked, "key_revoked", keystore::key_state::revoked, 0);
+        add(disabled, "key_disabled", keystore::key_state::disabled, 0);
+        add(expired, "key_expired", keystore::key_state::active, now_ms);
+        add(expires_later, "key_later", keystore::key_state::active, now_ms + 1);
+        add(foreign, "key_foreign", keystore::key_state::active, 0);
+    }
+    void add(std::string const& key, std::string const& id, keystore::key_state state, std::int64_t expires_ms) {
+        keystore::key_entry e;
+        e.hash = keystore::digest_of(key);
+        e.key_id = id;
+        e.application_id = "app_1";
+        e.application = "Orders app";
+        e.state = state;
+        e.expires_ms = expires_ms;
+        // Each key has its own shard but for a chance of 1 in 70: then both go in.
+        auto const index = keystore::shard_of(e.hash);
+        std::vector<keystore::key_entry> in_shard{e};
+        for (auto const& other : entries)
+            if (keystore::shard_of(other.hash) == index) in_shard.push_back(other);
+        entries.push_back(e);
+        table.apply({{index, std::make_shared<keystore::key_shard const>(in_shard)}});
+    }
+    refusal ask(std::string const& fields) {
+        who.clear();
+        message m(get(fields));
+        REQUIRE(m.request() == parsed::whole);
+        return admit(*m, settings, table, now_ms, who, found);
+    }
+    std::vector<keystore::key_entry> entries;
+};
+
+}  // namespace
+
+TEST_CASE("a good key is admitted and says who asks") {
+    fixture f;
+    CHECK(f.ask("X-API-KEY: " + f.good + "\r\n") == refusal::none);
+    CHECK(f.who.known());
+    CHECK(f.who.key_id() == "key_good");
+    CHECK(f.who.application_id() == "app_1");
+    CHECK(f.who.application() == "Orders app");
+    CHECK(f.found.username == "Orders%20app");
+    CHECK(f.ask("x-api-key:\t" + f.good + " \r\n") == refusal::none);
+    CHECK(f.ask("X-API-KEY: " + f.foreign + "\r\n") == refusal::none);
+    CHECK(f.ask("X-API-KEY: " + f.expires_later + "\r\n") == refusal::none);
+}
+
+TEST_CASE("every bad key gets the same answer, and a known one is told to the account") {
+    fixture f;
+    for (auto const& key : {f.revoked, f.disabled, f.expired}) {
+        CHECK(f.ask("X-API-KEY: " + key + "\r\n") == refusal::key_invalid);
+        CHECK(f.who.known());
+    }
+    std::string bad_check = f.good;
+    bad_check.back() = bad_check.back() == 'a' ? 'b' : 'a';
+    std::string other_case = f.good;
+    other_case[0] = 'L';
+    for (std::string const& key : std::vector<std::string>{bad_check, other_case, keystore::make_key("lk"), f.good + "x",
+                                                           f.good.substr(1), std::string("short"), std::string(300, 'x'),
+                                                           "a key with spaces in it", f.good + ", " + f.good}) {
+        CAPTURE(key);
+        CHECK(f.ask("X-API-KEY: " + key + "\r\n") == refusal::key_invalid);
+        CHECK_FALSE(f.who.known());
+    }
+}
+
+TEST_CASE("no key, an empty key and two keys are told apart") {
+    fixture f;
+    std::string const line = "X-API-KEY: " + f.good + "\r\n";
+    CHECK(f.ask("") == refusal::key_missing);
+    CHECK(f.ask("X-API-KEY:\r\n") == refusal::key_missing);
+    CHECK(f.ask(line + line) == refusal::duplicate_key);
+    CHECK(f.ask(line + "X-API-KEY:\r\n") == refusal::duplicate_key);
+    CHECK(f.ask("X-API-KEY:\r\n" + line) == refusal::duplicate_key);
+}
+
+TEST_CASE("a bearer token is a key where the settings say so") {
+    fixture f;
+    std::string const bearer = "Authorization: Bearer " + f.good + "\r\n";
+    std::string const line = "X-API-KEY: " + f.good + "\r\n";
+    CHECK(f.ask(bearer) == refusal::key_missing);
+    CHECK(f.ask(bearer + line) == refusal::none);  // somebody else's token
+    f.settings.bearer = true;
+    CHECK(f.ask(bearer) == refusal::none);
+    CHECK(f.ask("authorization:  bEARER   " + f.good + "\r\n") == refusal::none);
+    CHECK(f.ask(bearer + line) == refusal::duplicate_key);
+    CHECK(f.ask(bearer + bearer) == refusal::duplicate_key);
+    CHECK(f.ask("Authorization: Basic dXNlcjpwYXNz\r\n") == refusal::key_missing);
+    CHECK(f.ask("Authorization: Basic dXNlcjpwYXNz\r\n" + line) == refusal::none);
+    CHECK(f.ask("Authorization: Bearer\r\n") == refusal::key_missing);
+    CHECK(f.ask("Authorization: Bearer" + f.good + "\r\n") == refusal::key_missing);
+    CHECK(f.ask("Authorization: Bearer nope-nope-nope-nope\r\n") == refusal::key_invalid);
+}
+
+TEST_CASE("an identity keeps a copy, and cuts what is longer than its room") {
+    identity who;
+    std::string application(500, 'n');
+    {
+        std::string id = "key_1";
+        keystore::key_view v;
+        v.key_id = id;
+        v.application_id = "app_1";
+        v.application = application;
+        who.assign(v);
+        id = "xxxxx";
+        application[0] = 'y';
+    }
+    CHECK(who.key_id() == "key_1");
+    CHECK(who.application_id() == "app_1");
+    CHECK(who.application() == std::string(200, 'n'));
+    who.clear();
+    CHECK_FALSE(who.known());
+}

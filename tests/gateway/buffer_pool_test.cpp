@@ -1,0 +1,101 @@
+#include "gateway/buffer_pool.hpp"
+
+#include <cstring>
+#include <vector>
+
+#include "tests/catch.hpp"
+
+using namespace latchkey::gateway;
+
+TEST_CASE("a lease gives its buffer back, and the next one gets the same memory") {
+    buffer_pool pool(4096, 65536, 2);
+    char* first = nullptr;
+    {
+        lease a = pool.small();
+        REQUIRE(a);
+        CHECK(a.size() == 4096);
+        std::memset(a.data(), 1, a.size());
+        first = a.data();
+        CHECK(pool.lent() == 1);
+    }
+    CHECK(pool.lent() == 0);
+    lease b = pool.small();
+    CHECK(b.data() == first);
+}
+
+TEST_CASE("moving a lease moves the buffer and leaves nothing behind") {
+    buffer_pool pool(4096, 65536, 2);
+    lease a = pool.small();
+    char* const memory = a.data();
+    lease b = std::move(a);
+    CHECK_FALSE(a);  // NOLINT(bugprone-use-after-move): it is specified
+    CHECK(b.data() == memory);
+    CHECK(pool.lent() == 1);
+    lease c = pool.small();
+    c = std::move(b);  // gives its own back first
+    CHECK(c.data() == memory);
+    CHECK(pool.lent() == 1);
+    c = std::move(c);
+    CHECK(c.data() == memory);
+    c.reset();
+    c.reset();
+    CHECK(pool.lent() == 0);
+}
+
+TEST_CASE("when all large buffers are lent, a small one is") {
+    buffer_pool pool(4096, 65536, 2);
+    lease a = pool.large();
+    lease b = pool.large();
+    lease c = pool.large();
+    CHECK(a.size() == 65536);
+    CHECK(b.size() == 65536);
+    CHECK(c.size() == 4096);
+    b.reset();
+    lease d = pool.large();
+    CHECK(d.size() == 65536);
+    c.reset();
+    lease e = pool.large();  // a small one given back makes no large one free
+    CHECK(e.size() == 4096);
+    std::memset(a.data(), 1, a.size());
+    std::memset(d.data(), 2, d.size());
+}
+
+TEST_CASE("trimming keeps what is lent and frees what is not") {
+    buffer_pool pool(4096, 65536, 4);
+    lease kept = pool.small();
+    std::memset(kept.data(), 7, kept.size());
+    {
+        std::vector<lease> many;
+        for (int i = 0; i < 10; ++i) many.push_back(pool.small());
+        for (int i = 0; i < 4; ++i) many.push_back(pool.large());
+    }
+    pool.trim(2);
+    pool.trim(0);
+    pool.trim(0);
+    pool.trim(0);
+    CHECK(kept.data()[4095] == 7);
+    lease again = pool.large();
+    std::memset(again.data(), 1, again.size());
+    CHECK(pool.lent() == 2);
+}
+
+TEST_CASE("more buffers than the pool keeps can be lent and given back") {
+    buffer_pool pool(4096, 65536, 1);
+    std::vector<lease> many;
+    for (int i = 0; i < 1500; ++i) many.push_back(pool.small());
+    CHECK(pool.lent() == 1500);
+    many.clear();
+    CHECK(pool.lent() == 0);
+}
+
+TEST_CASE("pools whose sizes are the same keep their counts apart") {
+    buffer_pool pool(4096, 4096, 1);
+    lease small = pool.small();
+    lease large = pool.large();
+    small.reset();
+    lease other = pool.large();  // the only large one is still lent
+    CHECK(pool.lent() == 2);
+    large.reset();
+    other.reset();
+    CHECK(pool.lent() == 0);
+}

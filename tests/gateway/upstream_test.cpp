@@ -1,0 +1,224 @@
+#include "gateway/upstream.hpp"
+
+#include <optional>
+#include <string>
+
+#include "base/clock.hpp"
+#include "tests/gateway/loop.hpp"
+#include "tests/gateway/world.hpp"
+
+using namespace latchkey;
+using namespace latchkey::gateway;
+using namespace latchkey::gateway::test;
+
+namespace {
+
+constexpr std::int64_t second = 1'000'000'000;
+
+conf::api with_targets(std::vector<conf::target> targets) {
+    conf::api a;
+    a.upstreams = std::move(targets);
+    return a;
+}
+
+tcp_endpoint at(std::uint16_t port) { return {asio::ip::address_v4::loopback(), port}; }
+
+detached connect(target& t, std::int64_t now, std::optional<target::connected>& out) { out = co_await t.connect(now); }
+
+struct fixture {
+    listener behind;
+    loop l;
+    conf::api api;
+    target t;
+
+    explicit fixture(std::function<void(conf::api&)> const& adjust = {})
+        : api([&] {
+              auto a = with_targets({{{"127.0.0.1", behind.port()}, "/base"}});
+              if (adjust) adjust(a);
+              return a;
+          }()),
+          t(l.poller, api, api.upstreams[0]) {
+        t.set_addresses({at(behind.port())});
+    }
+    ~fixture() {
+        t.close_all();
+        CHECK(l.until([&] { return t.count() == 0; }));
+    }
+    target::connected made() {
+        std::optional<target::connected> out;
+        connect(t, steady_ns(), out);
+        REQUIRE(l.until([&] { return out.has_value(); }));
+        return *out;
+    }
+};
+
+std::uint16_t closed_port() { return listener().port(); }
+
+}  // namespace
+
+TEST_CASE("a target's authority is what a Host field needs") {
+    loop l;
+    auto const authority = [&](std::string const& host, std::uint16_t port) {
+        auto const a = with_targets({{{host, port}, ""}});
+        return std::string(target(l.poller, a, a.upstreams[0]).authority());
+    };
+    CHECK(authority("h.example", 80) == "h.example");
+    CHECK(authority("h.example", 8080) == "h.example:8080");
+    CHECK(authority("::1", 80) == "[::1]");
+    CHECK(authority("::1", 81) == "[::1]:81");
+}
+
+TEST_CASE("a connection is made, pooled, and the newest is taken again") {
+    fixture f;
+    auto const a = f.made();
+    auto const b = f.made();
+    REQUIRE(a.connection);
+    REQUIRE(b.connection);
+    CHECK_FALSE(a.connection->reused);
+    CHECK(f.t.count() == 2);
+    CHECK(f.t.take_idle() == nullptr);
+    f.t.give_back(a.connection, 0);
+    f.t.give_back(b.connection, 0);
+    auto* const taken = f.t.take_idle();
+    CHECK(taken == b.connection);
+    CHECK(taken->reused);
+    f.t.discard(taken);
+    CHECK(f.t.take_idle() == a.connection);
+    CHECK(f.t.take_idle() == nullptr);
+    f.t.discard(a.connection);
+    CHECK(f.l.until([&] { return f.t.count() == 0; }));
+}
+
+TEST_CASE("an idle connection that the other side closes leaves the pool by itself") {
+    fixture f;
+    auto const c = f.made();
+    REQUIRE(c.connection);
+    wire other = f.behind.accept();
+    f.t.give_back(c.connection, steady_ns());
+    other = wire();
+    CHECK(f.l.until([&] { return f.t.count() == 0; }));
+    CHECK(f.t.take_idle() == nullptr);
+}
+
+TEST_CASE("an idle connection on which bytes come unasked is not used again") {
+    fixture f;
+    auto const c = f.made();
+    REQUIRE(c.connection);
+    wire const other = f.behind.accept();
+    f.t.give_back(c.connection, steady_ns());
+    other.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");  // the answer to a request that nobody sent
+    CHECK(f.l.until([&] { return f.t.count() == 0; }));
+}
+
+TEST_CASE("idle connections end at their time-out, the oldest first, and no more are kept than the limit") {
+    fixture f([](conf::api& a) {
+        a.idle_per_target = 2;
+        a.deadlines.idle = std::chrono::seconds(10);
+    });
+    auto const a = f.made();
+    auto const b = f.made();
+    auto const c = f.made();
+    REQUIRE((a.connection && b.connection && c.connection));
+    f.t.give_back(a.connection, 1 * second);
+    f.t.give_back(b.connection, 5 * second);
+    f.t.give_back(c.connection, 6 * second);  // beyond the limit: closed
+    f.t.sweep(10 * second);
+    CHECK(f.l.until([&] { return f.t.count() == 2; }));
+    f.t.sweep(11 * second);
+    CHECK(f.l.until([&] { return f.t.count() == 1; }));
+    CHECK(f.t.take_idle() == b.connection);
+    f.t.discard(b.connection);
+}
+
+TEST_CASE("a limit of connections is told") {
+    fixture f([](conf::api& a) { a.connections_per_target = 1; });
+    CHECK_FALSE(f.t.at_limit());
+    auto const a = f.made();
+    REQUIRE(a.connection);
+    CHECK(f.t.at_limit());
+    f.t.discard(a.connection);
+    CHECK_FALSE(f.t.at_limit());
+}
+
+TEST_CASE("a refused connection says so, and leaves nothing") {
+    fixture f;
+    f.t.set_addresses({at(closed_port())});
+    auto const c = f.made();
+    CHECK(c.connection == nullptr);
+    CHECK(c.ec == asio::error::connection_refused);
+    CHECK(f.l.until([&] { return f.t.count() == 0; }));
+}
+
+TEST_CASE("addresses are tried in turn until one takes the connection") {
+    fixture f;
+    f.t.set_addresses({at(closed_port()), at(f.behind.port())});
+    for (int i = 0; i < 2; ++i) {  // the second time from the one that worked
+        auto const c = f.made();
+        REQUIRE(c.connection);
+        f.t.discard(c.connection);
+    }
+}
+
+TEST_CASE("a name that could not be resolved is no connection") {
+    fixture f;
+    f.t.set_addresses({});
+    CHECK_FALSE(f.t.resolved());
+    auto const c = f.made();
+    CHECK(c.connection == nullptr);
+    CHECK(c.ec == asio::error::host_not_found);
+}
+
+TEST_CASE("whether the other side has bytes of a request is known") {
+    fixture f;
+    auto const c = f.made();
+    REQUIRE(c.connection);
+    wire const other = f.behind.accept();
+    CHECK_FALSE(c.connection->peer_has_bytes());
+    REQUIRE(c.connection->io.write_now("GET", 3).n == 3);
+    CHECK(testing::eventually([&] { return c.connection->peer_has_bytes(); }));
+    c.connection->sent += 3;  // those belonged to the exchange before
+    CHECK_FALSE(c.connection->peer_has_bytes());
+    c.connection->io.close();
+    CHECK(c.connection->peer_has_bytes());  // not known: the careful answer
+    f.t.discard(c.connection);
+}
+
+TEST_CASE("a target that fails is passed over for 1 s, doubling up to 30 s, until it succeeds") {
+    fixture f;
+    std::int64_t now = 100 * second;
+    for (int const seconds : {1, 2, 4, 8, 16, 30, 30}) {
+        f.t.failed(now);
+        CHECK_FALSE(f.t.usable(now + seconds * second - 1));
+        CHECK(f.t.usable(now + seconds * second));
+        now += 60 * second;
+    }
+    f.t.failed(now);
+    f.t.succeeded();
+    CHECK(f.t.usable(now));
+    f.t.failed(now);
+    CHECK(f.t.usable(now + second));
+}
+
+TEST_CASE("targets take turns, those that are down are passed over, and where all are, the one down longest is asked") {
+    loop l;
+    auto const a = with_targets({{{"127.0.0.1", 1}, ""}, {{"127.0.0.1", 2}, ""}, {{"127.0.0.1", 3}, ""}});
+    target_group g(l.poller, a);
+    auto* const one = g.targets()[0].get();
+    auto* const two = g.targets()[1].get();
+    auto* const three = g.targets()[2].get();
+    CHECK(g.choose(0, 0) == one);
+    CHECK(g.choose(0, 0) == two);
+    CHECK(g.choose(0, 0) == three);
+    CHECK(g.choose(0, 0) == one);
+    two->failed(0);
+    CHECK(g.choose(0, 0) == three);
+    CHECK(g.choose(0, g.bit_of(*one)) == three);
+    CHECK(g.choose(0, g.bit_of(*one) | g.bit_of(*three)) == two);  // better than none
+    CHECK(g.choose(0, 7) == nullptr);
+    one->failed(second / 2);
+    three->failed(second / 4);
+    CHECK(g.choose(second / 2, 0) == two);
+    CHECK(g.choose(second / 2, g.bit_of(*two)) == three);
+    CHECK(g.bit_of(*three) == 4);
+    CHECK(g.choose(second, 0) == two);  // its time is over
+}
