@@ -11,7 +11,6 @@
 
 #include "keystore/key_table.hpp"
 
-
 #include <algorithm>
 #include <bit>
 #include <cstring>

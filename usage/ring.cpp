@@ -365,7 +365,7 @@ result<std::unique_ptr<ring>> ring::open(std::string const& file, std::uint64_t 
         return system_says(file, "cannot get its space (lower usage.ring_bytes, or choose another usage.ring_dir)", failed);
     }
     self->mapped_ = page_bytes + bytes;
-    void* const at = ::mmap(nullptr, self->mapped_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, self->descriptor_, 0);
+    void* const at = ::mmap(nullptr, self->mapped_, PROT_READ | PROT_WRITE, MAP_SHARED, self->descriptor_, 0);
     if (at == MAP_FAILED) return system_says(file, "cannot be mapped", errno);
     self->shared_ = static_cast<layout*>(at);
     self->data_ = static_cast<unsigned char*>(at) + page_bytes;

@@ -439,7 +439,7 @@ figures generator::run(plan const& what) {
         return session_->result();
     }
     session_->measure();
-    auto const done = session_->result();
+    auto done = session_->result();
     release();
     return done;
 }

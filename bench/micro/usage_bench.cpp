@@ -47,6 +47,8 @@ struct traffic {
         std::vector<std::string_view> application_ids;
         std::vector<std::string_view> keys;
         std::vector<std::string_view> paths;
+        keys.reserve(500);
+        paths.reserve(200);
         char id[33];
         for (int i = 0; i < 50; ++i) {
             applications.push_back(text("application " + std::to_string(i)));

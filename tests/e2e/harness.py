@@ -18,9 +18,12 @@ import subprocess
 import tempfile
 import time
 
-from upstream import Blackhole, Upstream, describe, refused_port  # noqa: F401  (re-exported to the tests)
-from wire import (SLOW, Broken, Fields, Malformed, RawClient, Response, TimedOut, bound, chunked, request_bytes,  # noqa: F401
-                  reset)
+from upstream import Blackhole, Upstream, describe, refused_port
+from wire import SLOW, Broken, Fields, Malformed, RawClient, Response, TimedOut, bound, chunked, request_bytes, reset
+
+# What the tests take from here although it lives elsewhere.
+__all__ = ["SLOW", "Blackhole", "Broken", "Malformed", "RawClient", "Response", "TimedOut", "Upstream", "bound", "chunked",
+           "describe", "refused_port", "request_bytes", "reset"]
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAM = str(ROOT / os.environ.get("LATCHKEY", "build/release/latchkey"))

@@ -39,8 +39,8 @@ def ended(sock):
     """Whether the peer has ended it."""
     sock.settimeout(0)
     try:
-        while data := sock.recv(65536):
-            del data
+        while sock.recv(65536):
+            pass
         return True
     except BlockingIOError:
         return False

@@ -1,5 +1,6 @@
 """Faults that were found and mended, each by what broke. Every gateway here has one worker, so that no test passes by luck of
 which worker took a connection, and an upstream of its own."""
+import concurrent.futures
 import contextlib
 import socket
 import threading
@@ -8,11 +9,10 @@ import time
 import pytest
 
 from conftest import run
-from harness import (SLOW, Blackhole, Broken, Fields, Gateway, Upstream, bound, chunked, problem, request_bytes, served, told_fields,
+from harness import (SLOW, Blackhole, Broken, Gateway, Upstream, bound, chunked, problem, request_bytes, served, told_fields,
                      unique, wait_until)
 
 MIB = 1 << 20
-NOTHING_IN_FLIGHT = 0
 
 
 def ms(n):
@@ -74,8 +74,8 @@ def test_a_request_without_a_route_is_answered_and_recorded_once_and_the_next_on
             (found, "200", "/good"), (lost, "404", "/nowhere")]
 
 
-@pytest.mark.parametrize("framing, rest", [(("Content-Length", str(len(HIDDEN))), HIDDEN), (("Transfer-Encoding", "chunked"), chunked(HIDDEN))],
-                         ids=["length", "chunked"])
+@pytest.mark.parametrize("framing, rest", [(("Content-Length", str(len(HIDDEN))), HIDDEN),
+                                           (("Transfer-Encoding", "chunked"), chunked(HIDDEN))], ids=["length", "chunked"])
 def test_the_body_of_a_request_without_a_route_is_not_executed_when_it_comes_late(up, framing, rest):
     with serving(up.url, hosts=["known.test"]) as g, g.client() as c:
         c.request("POST", "/nowhere", None, [framing], host="unknown.test")
@@ -108,58 +108,70 @@ def deaf():
     assert not u.faults, u.faults
 
 
-def early_answer(g, up, size):
-    """A chunked PUT of `size` that is answered before it is read, and PUT /next right behind it, whose body looks like a request.
-    How many answers came; what of them is inconsistent fails."""
-    put, follower, smuggled = ("/" + unique(n) for n in ("early", "next", "smuggled"))
-    go = threading.Event()
-    pause = 0.3 * SLOW  # the gateway has sent what it can and waits; the pause is the fault
+class EarlyAnswer:
+    """A chunked PUT of `size` that is answered before it is read, and right behind it PUT /next, whose body looks like a request."""
 
-    def script(x):
-        time.sleep(pause)
+    def __init__(self, upstream, size):
+        self.put, self.next, self.smuggled = ("/" + unique(n) for n in ("early", "next", "smuggled"))
+        self.upstream, self.size, self.answered = upstream, size, threading.Event()
+        upstream.on(self.put, self.script)
+
+    def script(self, x):
+        time.sleep(0.3 * SLOW)  # by now the gateway has sent what it can; the pause is the fault
         x.answer(200)
-        go.wait(bound(10))
+        self.answered.wait(bound(10))
         x.body(sink=lambda piece: None)
-    up.on(put, script)
-    hidden = request_bytes("GET", smuggled, None, [("A", "b")])
-    raw = (request_bytes("PUT", put, None, [("Transfer-Encoding", "chunked")]) + b"%x\r\n" % size + bytes(size) + b"\r\n0\r\n\r\n"
-           + request_bytes("PUT", follower, None, [("Content-Length", str(len(hidden)))]))
-    with g.client() as c:
-        def send():
-            with contextlib.suppress(OSError):
-                c.send(raw)
-                go.wait(bound(10))
-                c.send(hidden)
-        sender = threading.Thread(target=send, daemon=True)
-        sender.start()
-        answer = c.response()
-        assert answer.status == 200
-        go.set()
-        closes = answer.fields.get("connection") == "close"
-        if not closes:
-            assert served(c.response())["body"] == hidden.decode()
-        else:
-            c.end()
-        assert c.leftover == b"", "more answers than requests"
-        c.reset()
-        sender.join(bound(10))
-    in_flight(g, NOTHING_IN_FLIGHT)
-    assert not up.seen(smuggled), "a body was executed"
-    assert len(up.seen(follower)) == (0 if closes else 1)
-    return 1 if closes else 2
+
+    def send(self, client):
+        hidden = request_bytes("GET", self.smuggled, None, [("A", "b")])
+        with contextlib.suppress(OSError):
+            client.send(request_bytes("PUT", self.put, None, [("Transfer-Encoding", "chunked")]) + b"%x\r\n" % self.size)
+            client.send(bytes(self.size) + b"\r\n0\r\n\r\n")
+            client.send(request_bytes("PUT", self.next, None, [("Content-Length", str(len(hidden)))]))
+            self.answered.wait(bound(10))
+            client.send(hidden)
+
+    def run(self, gateway):
+        """Whether the connection was closed after the early answer; else /next must have been answered."""
+        with gateway.client() as c:
+            sender = threading.Thread(target=self.send, args=(c,), daemon=True)
+            sender.start()
+            answer = c.response()
+            self.answered.set()
+            assert answer.status == 200, answer
+            closed = answer.fields.get("connection") == "close"
+            if closed:
+                c.end()
+            else:
+                assert self.smuggled in served(c.response())["body"]
+            assert c.leftover == b"", "more answers than requests"
+            c.reset()
+            sender.join(bound(10))
+        return closed
+
+    def check(self, closed):
+        assert not self.upstream.seen(self.smuggled), f"a body was executed, behind {self.size} bytes"
+        assert len(self.upstream.seen(self.next)) == (0 if closed else 1), f"behind {self.size} bytes"
 
 
-@pytest.mark.parametrize("size", [*range(2_400_000, 3_400_000, 100_000), *range(3_096_000, 3_200_000, 8_000)])
-def test_an_early_answer_never_turns_the_rest_of_a_body_into_requests(deaf, size):
-    """Around the size at which the kernel's buffers hold the whole body, so that its end is sometimes read and sometimes not."""
+def test_an_early_answer_never_turns_the_rest_of_a_body_into_requests(deaf):
+    """Sizes around that at which the kernel's buffers hold the whole body, so that its end is sometimes read and sometimes not."""
+    cases = [EarlyAnswer(deaf, n) for n in [*range(400_000, 7_000_000, 300_000), *range(3_000_000, 3_200_000, 8_000)]]
     with serving(deaf.url) as g:
-        early_answer(g, deaf, size)
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            closed = list(pool.map(lambda case: case.run(g), cases))
+        in_flight(g, 0)
+        for case, how in zip(cases, closed):
+            case.check(how)
 
 
 def test_an_early_answer_to_a_body_that_was_not_read_closes_the_connection(deaf):
     with serving(deaf.url) as g:
         for _ in range(4):
-            assert early_answer(g, deaf, 24 * MIB) == 1
+            case = EarlyAnswer(deaf, 24 * MIB)
+            assert case.run(g)
+            in_flight(g, 0)
+            case.check(closed=True)
 
 
 @pytest.mark.parametrize("first, second", [(b"\r", b"\n"), (b"\r\n", b""), (b"\r\n\r", b"\n"), (b"\r\n\r\n\r", b"\n\r\n")])
@@ -172,7 +184,7 @@ def test_an_empty_line_that_is_cut_in_two_is_skipped_like_a_whole_one(up, first,
             time.sleep(0.1 * SLOW)
             c.send(second + request_bytes("GET", path))
             assert served(c.response())["target"] == path
-        in_flight(g, NOTHING_IN_FLIGHT)
+        in_flight(g, 0)
         assert g.metric("latchkey_requests_total") == 3
 
 
@@ -256,7 +268,7 @@ def test_a_bearer_key_stays_where_bearer_is_not_a_place_for_keys(up):
 
 @pytest.mark.parametrize("base, target", [("/base", "/base"), ("/base/deep", "/base/deep"), ("", "*")])
 def test_options_asterisk_names_the_base_path_of_the_upstream(up, base, target):
-    """RFC 9112 3.2.4: never "/base*" """
+    """RFC 9112 3.2.4"""
     with serving(up.url + base) as g, g.client() as c:
         c.request("OPTIONS", "*")
         assert served(c.response("OPTIONS"))["target"] == target
@@ -269,13 +281,8 @@ ESCAPES = ["/a/..%2Fopen", "/a/..%2fopen", "/a/%2e%2e%2Fopen", "/a/%2E%2E%2fopen
 @pytest.mark.parametrize("path", ESCAPES)
 def test_an_encoded_slash_that_is_kept_does_not_hide_dot_segments(up, path):
     with serving(up.url, slashes="keep") as g, g.client() as c:
-        c.request("GET", path)
-        r = c.response()
-        if path in ("/a/x%2F../y",):  # a whole segment "..": removed as RFC 3986 5.2.4 has it, which leaves no dot
-            assert served(r)["target"] == "/a/y"
-        else:
-            problem(r, 400)
-            assert executed(up) == []
+        problem(c.get(path), 400, "invalid_target")
+        assert executed(up) == []
 
 
 @pytest.mark.parametrize("path", ["/a/b%2Fc", "/a/b%2fc", "/a/%2F", "/a/..b%2Fc", "/a/b..%2Fc", "/a/...%2Fc", "/a/b%2F.c?q=..%2F"])
@@ -286,15 +293,14 @@ def test_an_encoded_slash_that_is_kept_is_forwarded_as_it_stands(up, path):
 
 # --- Ends of connections
 
-def third_megabyte(x):
-    x.answer(200, body=b"".join(b"%07d\n" % n for n in range(3 * MIB // 8)))
+THREE_MIB = b"".join(b"%07d\n" % n for n in range(3 * MIB // 8))
 
 
 @pytest.mark.parametrize("slow", [False, True], ids=["reader", "slow reader"])
 @pytest.mark.parametrize("together", [True, False], ids=["one segment", "later"])
 def test_a_request_too_many_does_not_cost_the_response_before_it(up, slow, together):
     """RFC 9112 9.6: a close with unread bytes is a reset, which takes away what the client has not read yet."""
-    up.default, first, second = third_megabyte, unique(), "/second"
+    up.default, first, second = lambda x: x.answer(200, body=THREE_MIB), unique(), "/second"
     one = request_bytes("GET", "/first", None, [("X-Request-Id", first)])
     two = request_bytes("GET", second)
     pieces = []
@@ -302,7 +308,7 @@ def test_a_request_too_many_does_not_cost_the_response_before_it(up, slow, toget
     def sink(piece):
         pieces.append(piece)
         if slow:
-            time.sleep(0.002)
+            time.sleep(0.007)  # longer in all than the gateway waits for the client's end
     with serving(up.url, settings={"limits": {"requests_per_connection": 1}}) as g:
         with g.client(receive_buffer=8192 if slow else None) as c:
             c.send(one + two if together else one)
@@ -313,17 +319,17 @@ def test_a_request_too_many_does_not_cost_the_response_before_it(up, slow, toget
             time.sleep(0.2)  # a reader that does not read yet is the fault
             r = c.response(timeout=60, sink=sink)
             assert r.status == 200 and r.fields.get("connection") == "close" and r.complete
-            assert b"".join(pieces) == b"".join(b"%07d\n" % n for n in range(3 * MIB // 8))
+            assert b"".join(pieces) == THREE_MIB
             assert c.end(20) == "fin" and c.leftover == b""
         row = g.record(first)
-        assert (row["status"], row["outcome"]) == ("200", "served") and int(row["response_bytes"]) >= 3 * MIB
+        assert (row["status"], row["outcome"]) == ("200", "served") and int(row["response_bytes"]) >= len(THREE_MIB)
         assert up.seen(second) == []
 
 
 def test_a_drain_ends_while_a_connect_is_pending():
     hole = Blackhole()
-    g = Gateway(settings={"drain": "1s", "api": [{"name": "only", "require_key": False, "upstreams": [f"http://127.0.0.1:{hole.port}"],
-                                                  "deadlines": {"connect": "300s"}}]}, workers=1)
+    api = {"name": "only", "require_key": False, "upstreams": [f"http://127.0.0.1:{hole.port}"], "deadlines": {"connect": "300s"}}
+    g = Gateway(settings={"drain": "1s", "api": [api]}, workers=1)
     try:
         g.start()
         with g.client() as c:
@@ -347,8 +353,10 @@ def corked(sock, data):
     sock.shutdown(socket.SHUT_WR)
 
 
-@pytest.mark.parametrize("data", [b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n",
-                                  b"HTTP/1.1 103 Early Hints\r\n\r\n" * 3, b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 2", b"HTTP/1.1 2"],
+HINT = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+
+
+@pytest.mark.parametrize("data", [HINT, b"HTTP/1.1 100 Continue\r\n\r\n", HINT * 3, HINT + b"HTTP/1.1 2", b"HTTP/1.1 2"],
                          ids=["103", "100", "three", "103 and a part", "a part"])
 def test_an_end_that_comes_with_an_interim_response_is_seen_at_once(up, data):
     def script(x):
@@ -426,34 +434,52 @@ def test_clients_that_sent_one_byte_are_not_requests_in_flight(up):
             served(c.response())
 
 
+def take_heads(listener, peers):
+    """An upstream that answers a first request at once, reads no byte of its body, and nothing that comes after."""
+    with contextlib.suppress(OSError):
+        while True:
+            peer, _ = listener.accept()
+            peers.append(peer)
+            peer.recv(16)
+            peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
 def test_a_client_that_vanishes_while_its_head_is_written_is_recorded_as_such():
-    """A peer whose segments are tiny keeps the kernel from taking a long head at once."""
+    """Small segments and an unread body on the pooled connection keep the kernel from taking a long head at once."""
+    peers = []
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 88)
         listener.bind(("127.0.0.1", 0))
         listener.listen(16)
-        listener.settimeout(bound(10))
+        threading.Thread(target=take_heads, args=(listener, peers), daemon=True).start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with serving(url, settings={"limits": {"head_bytes": 65536}}) as g:
-            for _ in range(3):
+        with serving(url, settings={"limits": {"head_bytes": 65536}}, deadlines={"body_stall": ms(1000)}) as g:
+            for n in range(3):
                 rid = unique()
+                head = request_bytes("GET", "/x", None, [("X-Request-Id", rid)] + [(f"X-Pad-{i}", "p" * 7800) for i in range(8)])
                 with g.client() as c:
-                    raw = request_bytes("GET", "/x", None, [("X-Request-Id", rid)] + [(f"X-Pad-{n}", "p" * 7800) for n in range(8)])
-                    c.send(raw)
-                    peer, _ = listener.accept()
+                    c.request("POST", "/first", body=b"b" * 40_000)
+                    assert c.response().body == b"ok"
+                    c.send(head)
                     in_flight(g, 1)
                     c.reset()
                 row = g.record(rid)
-                assert row["outcome"] == "client_aborted", row
-                in_flight(g, NOTHING_IN_FLIGHT)
-                peer.settimeout(bound(10))
-                arrived = 0
-                with contextlib.suppress(ConnectionResetError):
-                    while piece := peer.recv(65536):
-                        arrived += len(piece)
-                peer.close()
-                assert arrived < len(raw), "the head was written whole: nothing was tested"
+                assert row["outcome"] == "client_aborted" and row["status"] == "0", row
+                in_flight(g, 0)
+                assert len(peers) == n + 1, "the head was to go where a body lies unread"
+                assert unread(peers[n]) < 40_000 + len(head), "the head was written whole: nothing was tested"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def unread(sock):
+    """The bytes that come until the peer's end."""
+    sock.settimeout(bound(10))
+    count = 0
+    with sock, contextlib.suppress(ConnectionResetError):
+        while piece := sock.recv(65536):
+            count += len(piece)
+    return count
 
 
 # --- Many at once
