@@ -420,6 +420,7 @@ void session::sweep(std::int64_t now_ns) noexcept {
         if (ec && ec != asio::error::would_block) {
             current_->client_gone = true;
             current_->up->io.cancel_read();
+            current_->up->io.cancel_write();
         }
     }
 }

@@ -314,8 +314,16 @@ void recorder::stop() {
     impl_->wake.notify_all();
     if (!impl_->flusher.joinable()) return;
     impl_->flusher.join();
-    if (auto done = flush(); !done)
+    if (auto done = flush(); !done) {
         log::error("usage.left_in_rings", "{}; the next start takes the records over from the rings", done.error().message);
+        return;
+    }
+    // All of it is in the journal, so the files need not hold memory any longer. (tmpfs is memory.)
+    fs::path const folder = impl_->options.ring_dir;
+    auto const tag = folder_tag(fs::path(impl_->options.journal_file).parent_path().string());
+    for (unsigned worker = 0; tag && worker < impl_->options.workers; ++worker)
+        ::unlink(ring_file(folder.string(), *tag, worker).c_str());
+    if (folder.filename().string().starts_with("latchkey-")) ::rmdir(folder.c_str());  // one of choose_ring_dir(), if empty now
 }
 
 result<void> recorder::flush() { return impl_->pass(); }

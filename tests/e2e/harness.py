@@ -26,6 +26,10 @@ __all__ = ["SLOW", "Blackhole", "Broken", "Malformed", "RawClient", "Response", 
            "describe", "refused_port", "request_bytes", "reset"]
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+# Usage rings of this run lie in a folder of its own on tmpfs: those of killed gateways would stay in memory else.
+os.environ["RUNTIME_DIRECTORY"] = tempfile.mkdtemp(prefix="latchkey-e2e-", dir="/dev/shm")
+atexit.register(shutil.rmtree, os.environ["RUNTIME_DIRECTORY"], ignore_errors=True)
+
 PROGRAM = str(ROOT / os.environ.get("LATCHKEY", "build/release/latchkey"))
 SANITIZER = re.compile(r"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error:|SUMMARY: \w+Sanitizer|ERROR: LeakSanitizer")
 CSV_COLUMNS = ("time,request_id,application,application_id,key_id,api,method,host,path,status,outcome,request_bytes,"

@@ -23,8 +23,14 @@ def ms(n):
 def serving(*urls, settings=None, **api):
     """A gateway with one open api; what `api` names replaces that api's settings."""
     apis = [{"name": "only", "require_key": False, "upstreams": list(urls), **api}]
-    quick = {"usage": {"flush_interval": "50ms"}, "api": apis, **(settings or {})}
-    yield from run(Gateway(settings=quick, workers=1))
+    yield from run(one_worker({"api": apis, **(settings or {})}))
+
+
+def one_worker(settings):
+    """Its usage rings lie small in its own folder, and go with it: those in /dev/shm outlive a gateway and are memory."""
+    g = Gateway(settings={"usage": {"flush_interval": "50ms", "ring_bytes": "1MiB"}, **settings}, workers=1)
+    g.settings["usage"]["ring_dir"] = str(g.folder / "rings")
+    return g
 
 
 @pytest.fixture
@@ -109,7 +115,7 @@ def deaf():
 
 
 class EarlyAnswer:
-    """A chunked PUT of `size` that is answered before it is read, and right behind it PUT /next, whose body looks like a request."""
+    """A chunked PUT of `size` that is answered before it is read, and behind it PUT /next, whose body looks like a request."""
 
     def __init__(self, upstream, size):
         self.put, self.next, self.smuggled = ("/" + unique(n) for n in ("early", "next", "smuggled"))
@@ -155,7 +161,7 @@ class EarlyAnswer:
 
 
 def test_an_early_answer_never_turns_the_rest_of_a_body_into_requests(deaf):
-    """Sizes around that at which the kernel's buffers hold the whole body, so that its end is sometimes read and sometimes not."""
+    """Sizes around that at which the kernel's buffers hold all of the body, so that its end is read at times only."""
     cases = [EarlyAnswer(deaf, n) for n in [*range(400_000, 7_000_000, 300_000), *range(3_000_000, 3_200_000, 8_000)]]
     with serving(deaf.url) as g:
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -253,7 +259,8 @@ def test_a_bearer_key_does_not_reach_the_upstream_of_an_open_api(up):
             assert not any(key.encode() in r.raw_head for r in up.requests)
 
 
-@pytest.mark.parametrize("value", ["Bearer eyJhbGciOiJIUzI1NiJ9.e30.c2ln", "Bearer another-token-that-is-no-key", "Basic dXNlcjpwYXNz"])
+@pytest.mark.parametrize("value", ["Bearer eyJhbGciOiJIUzI1NiJ9.e30.c2ln", "Bearer another-token-that-is-no-key",
+                                   "Basic dXNlcjpwYXNz"])
 def test_another_credential_than_a_key_reaches_the_upstream_of_an_open_api(up, value):
     with serving(up.url, settings={"keys": {"bearer": True}}) as g, g.client() as c:
         told = served(c.get("/x", fields=[("Authorization", value)]))
@@ -285,7 +292,8 @@ def test_an_encoded_slash_that_is_kept_does_not_hide_dot_segments(up, path):
         assert executed(up) == []
 
 
-@pytest.mark.parametrize("path", ["/a/b%2Fc", "/a/b%2fc", "/a/%2F", "/a/..b%2Fc", "/a/b..%2Fc", "/a/...%2Fc", "/a/b%2F.c?q=..%2F"])
+@pytest.mark.parametrize("path", ["/a/b%2Fc", "/a/b%2fc", "/a/%2F", "/a/..b%2Fc", "/a/b..%2Fc", "/a/...%2Fc",
+                                  "/a/b%2F.c?q=..%2F"])
 def test_an_encoded_slash_that_is_kept_is_forwarded_as_it_stands(up, path):
     with serving(up.url, slashes="keep") as g, g.client() as c:
         assert served(c.get(path))["target"] == path
@@ -329,7 +337,7 @@ def test_a_request_too_many_does_not_cost_the_response_before_it(up, slow, toget
 def test_a_drain_ends_while_a_connect_is_pending():
     hole = Blackhole()
     api = {"name": "only", "require_key": False, "upstreams": [f"http://127.0.0.1:{hole.port}"], "deadlines": {"connect": "300s"}}
-    g = Gateway(settings={"drain": "1s", "api": [api]}, workers=1)
+    g = one_worker({"drain": "1s", "api": [api]})
     try:
         g.start()
         with g.client() as c:
