@@ -78,8 +78,9 @@ class buffer_pool {
 };
 
 inline void lease::reset() noexcept {
-    if (data_) pool_->give_back(std::exchange(data_, nullptr), size_);
+    if (pool_) pool_->give_back(data_, size_);
     pool_ = nullptr;
+    data_ = nullptr;
     size_ = 0;
 }
 
