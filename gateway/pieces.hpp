@@ -24,7 +24,7 @@ class pieces {
 
     void advance(std::size_t n) noexcept {
         left_ -= n;
-        while (n > 0) {
+        while (n > 0 && at_ < count_) {
             iovec& first = v_[at_];
             if (n < first.iov_len) {
                 first.iov_base = static_cast<char*>(first.iov_base) + n;
@@ -40,7 +40,7 @@ class pieces {
     std::size_t left() const noexcept { return left_; }
 
   private:
-    std::array<iovec, 8> v_;
+    std::array<iovec, 8> v_{};
     std::size_t at_ = 0;
     std::size_t count_ = 0;
     std::size_t left_ = 0;

@@ -47,7 +47,8 @@ conf::settings fitted(conf::settings s) {
     auto const fit = (files.rlim_cur - own) / 2;
     if (fit >= s.limit.connections) return s;
     log::warn("start",
-              "limits.connections is {} but {} open files allow {}: raise the limit of open files (LimitNOFILE, ulimit -n)",
+              "limits.connections is lowered from {}: each may take two open files, and {} allow {} (raise it with LimitNOFILE "
+              "or ulimit -n)",
               s.limit.connections, files.rlim_cur, fit);
     s.limit.connections = static_cast<std::uint32_t>(fit);
     return s;
