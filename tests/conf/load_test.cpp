@@ -17,7 +17,7 @@ namespace {
 
 std::string const one_api = "[[api]]\nupstreams = [\"http://127.0.0.1:9000\"]\n";
 
-std::filesystem::path shipped() { return std::filesystem::path(__FILE__).parent_path() / "../../conf/latchkey.toml"; }
+std::filesystem::path shipped() { return std::filesystem::path(LATCHKEY_SOURCE_DIR) / "conf/latchkey.toml"; }
 
 // Settings in front of a valid api.
 conf::loaded with(std::string const& text) { return conf::load_text(text + "\n" + one_api, "t.toml"); }
