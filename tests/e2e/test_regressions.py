@@ -187,7 +187,7 @@ def test_an_empty_line_that_is_cut_in_two_is_skipped_like_a_whole_one(up, first,
         for n in range(3):
             path = f"/{n}"
             c.send(first)
-            time.sleep(0.1 * SLOW)
+            time.sleep(0.1)
             c.send(second + request_bytes("GET", path))
             assert served(c.response())["target"] == path
         in_flight(g, 0)
@@ -196,7 +196,7 @@ def test_an_empty_line_that_is_cut_in_two_is_skipped_like_a_whole_one(up, first,
 
 def test_a_cr_without_its_lf_before_a_request_is_refused_in_one_segment_or_two(up):
     with serving(up.url) as g:
-        for pause in (0, 0.1 * SLOW):
+        for pause in (0, 0.1):
             with g.client() as c:
                 if pause:
                     c.send(b"\r")
@@ -414,14 +414,14 @@ def test_a_204_with_a_body_ends_the_upstream_connection(up, status, extra, late)
 
 def test_the_wait_for_an_answer_begins_when_the_request_was_sent(up):
     """On a pooled connection, with a head that takes longer to come than the upstream may take. The pauses are the fault."""
-    up.on("/slow", lambda x: (time.sleep(0.4 * SLOW), x.answer(200, body=b"late")))
+    up.on("/slow", lambda x: (time.sleep(0.15 * SLOW), x.answer(200, body=b"late")))
     with serving(up.url, settings={"client": {"head": ms(20_000)}},
-                 deadlines={"response_head": ms(1000), "idle": ms(20_000)}) as g, g.client() as c:
+                 deadlines={"response_head": ms(500), "idle": ms(20_000)}) as g, g.client() as c:
         warm(c, up)
         for _ in range(2):
             raw = request_bytes("GET", "/slow")
             c.send(raw[:20])
-            time.sleep(2 * SLOW)
+            time.sleep(0.8 * SLOW)
             c.send(raw[20:])
             assert c.response().body == b"late"
         assert [r.number > 1 for r in up.seen("/slow")] == [True, True]
