@@ -1,13 +1,13 @@
-// The memory of a shard, one allocation:
+// The memory of a shard, one allocation: slots, then entries.
 //
-//   slots    2^n x 4 bytes   open addressing, linear; 0 is empty, else (tag << 24) | (row number + 1)
-//   rows     count x 44 bytes
-//   texts    for each row: [8 bytes expires_ms, where it has one] key id, application id, application, [username, where it
-//   differs]
+//   slots    2^n x 4 bytes   open addressing, linear; 0 is empty, else (tag << 24) | (the entry's place in words, from 1)
+//   entries  each at a word of 8 bytes: a row of 40 bytes, then its texts: [8 bytes expires_ms, where it has one] key id,
+//            application id, application, [username, where it differs]
 //
 // A slot's start is taken from the 32 digest bits after those that chose the shard, its tag from eight more; digests are as good
-// as random in all of them. The tag keeps a look-up of an unknown key from touching a row in 255 of 256 cases that meet a slot.
-// At most three quarters of the slots are taken, so a probe always ends.
+// as random in all of them. The tag keeps a look-up of an unknown key from touching an entry in 255 of 256 cases that meet a
+// slot. At most three quarters of the slots are taken, so a probe always ends. What a look-up reads of an entry lies side by
+// side: with many keys it is the cache misses that cost.
 
 #include "keystore/key_table.hpp"
 
@@ -28,20 +28,20 @@ bool same_digest(unsigned char const* row, digest const& d) noexcept {
     return ((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3])) == 0;
 }
 
-constexpr std::uint32_t row_bits = 24;
-constexpr std::uint32_t row_mask = (1U << row_bits) - 1;
-constexpr std::size_t rows_max = row_mask;
+constexpr std::uint32_t place_bits = 24;
+constexpr std::uint32_t place_mask = (1U << place_bits) - 1;
+constexpr std::size_t word = 8;
 
 struct row {
     digest hash;
-    std::uint32_t text;            // from the start of the texts
     std::uint16_t username_bytes;  // 0: the same as `application`
     std::uint8_t key_id_bytes;
     std::uint8_t application_id_bytes;
     std::uint8_t application_bytes;
     std::uint8_t flags;  // bits 0..1 the key_state, bit 2: expires_ms stands before the texts
+    std::uint16_t unused;
 };
-static_assert(sizeof(row) == 44 && alignof(row) == 4);
+static_assert(sizeof(row) == 40 && sizeof(row) % word == 0);
 
 constexpr std::uint8_t has_expiry = 4;
 
@@ -50,7 +50,7 @@ std::uint32_t start_of(digest const& d) noexcept {
            static_cast<std::uint32_t>(d[4]) << 8U | d[5];
 }
 
-std::uint32_t tag_of(digest const& d) noexcept { return static_cast<std::uint32_t>(d[6]) << row_bits; }
+std::uint32_t tag_of(digest const& d) noexcept { return static_cast<std::uint32_t>(d[6]) << place_bits; }
 
 std::size_t slots_for(std::size_t count) {
     if (count == 0) return 0;
@@ -61,13 +61,14 @@ bool needs_encoding(std::string_view name) noexcept {
     return std::any_of(name.begin(), name.end(), [](char c) { return c < 0x21 || c > 0x7e || c == '%'; });
 }
 
-std::size_t text_bytes(key_entry const& e, std::string const& username) {
+std::size_t entry_bytes(key_entry const& e, std::string const& username) {
     constexpr std::size_t id_max = 64;
     constexpr std::size_t name_max = 200;
     if (e.key_id.size() > id_max || e.application_id.size() > id_max || e.application.size() > name_max)
         throw std::length_error("a key entry's texts are longer than the store allows");
-    return (e.expires_ms != 0 ? sizeof e.expires_ms : 0) + e.key_id.size() + e.application_id.size() + e.application.size() +
-           username.size();
+    std::size_t const bytes = sizeof(row) + (e.expires_ms != 0 ? sizeof e.expires_ms : 0) + e.key_id.size() +
+                              e.application_id.size() + e.application.size() + username.size();
+    return (bytes + word - 1) / word * word;
 }
 
 unsigned char* put(unsigned char* to, void const* from, std::size_t bytes) noexcept {
@@ -84,10 +85,9 @@ unsigned char* put_texts(unsigned char* to, key_entry const& e, std::string cons
     return put(to, username.data(), username.size());
 }
 
-row make_row(key_entry const& e, std::string const& username, std::size_t text) noexcept {
+row make_row(key_entry const& e, std::string const& username) noexcept {
     row r{};
     r.hash = e.hash;
-    r.text = static_cast<std::uint32_t>(text);
     r.username_bytes = static_cast<std::uint16_t>(username.size());
     r.key_id_bytes = static_cast<std::uint8_t>(e.key_id.size());
     r.application_id_bytes = static_cast<std::uint8_t>(e.application_id.size());
@@ -96,10 +96,10 @@ row make_row(key_entry const& e, std::string const& username, std::size_t text) 
     return r;
 }
 
-key_view view_of(row const& r, unsigned char const* texts) noexcept {
+// `at` is where the texts of `r` begin.
+key_view view_of(row const& r, unsigned char const* at) noexcept {
     key_view v;
     v.state = static_cast<key_state>(r.flags & 3U);
-    auto const* at = texts + r.text;
     if ((r.flags & has_expiry) != 0) {
         std::memcpy(&v.expires_ms, at, sizeof v.expires_ms);
         at += sizeof v.expires_ms;
@@ -120,51 +120,49 @@ key_view view_of(row const& r, unsigned char const* texts) noexcept {
 
 key_shard::key_shard(std::vector<key_entry> const& entries) : size_(entries.size()) {
     if (size_ == 0) return;
-    if (size_ > rows_max) throw std::length_error("more than 16 million keys in one shard");
     std::vector<std::string> usernames(size_);  // empty, without memory of its own, where it equals the name
-    std::size_t texts = 0;
+    std::size_t bytes = 0;
     for (std::size_t i = 0; i < size_; ++i) {
         if (needs_encoding(entries[i].application)) usernames[i] = percent_encoded(entries[i].application);
-        texts += text_bytes(entries[i], usernames[i]);
+        bytes += entry_bytes(entries[i], usernames[i]);
     }
-    if (texts > UINT32_MAX) throw std::length_error("the texts of one shard exceed 4 GiB");
+    if (bytes / word > place_mask) throw std::length_error("the keys of one shard exceed 128 MiB");
 
     std::size_t const slots = slots_for(size_);
-    std::size_t const rows_offset = slots * sizeof(std::uint32_t);
+    std::size_t const entries_offset = slots * sizeof(std::uint32_t);
     slot_mask_ = static_cast<std::uint32_t>(slots - 1);
-    text_offset_ = rows_offset + size_ * sizeof(row);
-    memory_ = std::make_unique_for_overwrite<unsigned char[]>(text_offset_ + texts);
-    std::memset(memory_.get(), 0, rows_offset);
+    memory_ = std::make_unique_for_overwrite<unsigned char[]>(entries_offset + bytes);
+    std::memset(memory_.get(), 0, entries_offset);
 
-    auto* const text_start = memory_.get() + text_offset_;
-    auto* text = text_start;
+    auto* const start = memory_.get() + entries_offset;
+    std::size_t place = 0;
     for (std::size_t i = 0; i < size_; ++i) {
-        auto const r = make_row(entries[i], usernames[i], static_cast<std::size_t>(text - text_start));
-        std::memcpy(memory_.get() + rows_offset + i * sizeof(row), &r, sizeof r);
-        text = put_texts(text, entries[i], usernames[i]);
+        auto const r = make_row(entries[i], usernames[i]);
+        put_texts(put(start + place, &r, sizeof r), entries[i], usernames[i]);
         std::uint32_t slot = start_of(r.hash) & slot_mask_;
-        auto const value = static_cast<std::uint32_t>(tag_of(r.hash) | (i + 1));
+        auto const value = static_cast<std::uint32_t>(tag_of(r.hash) | (place / word + 1));
         for (std::uint32_t taken = 1; taken != 0; slot = (slot + 1) & slot_mask_) {
             std::memcpy(&taken, memory_.get() + slot * sizeof taken, sizeof taken);
             if (taken == 0) std::memcpy(memory_.get() + slot * sizeof value, &value, sizeof value);
         }
+        place += entry_bytes(entries[i], usernames[i]);
     }
 }
 
 bool key_shard::find(digest const& d, key_view& out) const noexcept {
     if (size_ == 0) return false;
-    auto const* const rows = memory_.get() + (std::size_t{slot_mask_} + 1) * sizeof(std::uint32_t);
+    auto const* const entries = memory_.get() + (std::size_t{slot_mask_} + 1) * sizeof(std::uint32_t);
     std::uint32_t const tag = tag_of(d);
     for (std::uint32_t slot = start_of(d) & slot_mask_;; slot = (slot + 1) & slot_mask_) {
         std::uint32_t value = 0;
         std::memcpy(&value, memory_.get() + slot * sizeof value, sizeof value);
         if (value == 0) return false;
-        if ((value & ~row_mask) != tag) continue;
-        auto const* const at = rows + ((value & row_mask) - 1) * sizeof(row);
+        if ((value & ~place_mask) != tag) continue;
+        auto const* const at = entries + std::size_t{(value & place_mask) - 1} * word;
         if (!same_digest(at, d)) continue;  // the digest is a row's first member
         row r;
         std::memcpy(&r, at, sizeof r);
-        out = view_of(r, memory_.get() + text_offset_);
+        out = view_of(r, at + sizeof r);
         return true;
     }
 }

@@ -48,7 +48,7 @@ struct key_entry {
 
 class key_shard {
   public:
-    // One contiguous block of memory, about 45 bytes a key beside its texts.
+    // One contiguous block of memory, about 50 bytes a key beside its texts.
     explicit key_shard(std::vector<key_entry> const& entries);
 
     // Compares the whole digest. No allocation. True and `out` set where the digest is in the shard, whatever its state.
@@ -61,7 +61,6 @@ class key_shard {
     std::size_t size_ = 0;
     // the rest is the implementer's
     std::uint32_t slot_mask_ = 0;
-    std::size_t text_offset_ = 0;
 };
 
 // A published change: shard number and its new content.
