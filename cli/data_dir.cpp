@@ -56,7 +56,10 @@ result<void> make_data_dir(std::string const& dir) {
 result<data_lock> data_lock::take(data_paths const& at, std::string const& kind, std::chrono::milliseconds patience) {
     int const fd = ::open(at.lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0) {
-        auto const code = errno == ENOENT ? errc::not_found : errno == EACCES ? errc::not_allowed : errc::io;
+        if (errno == ENOENT)
+            return error{errc::not_found,
+                         fmt::format("there is no data directory {}; name the gateway's with --data or --config", at.dir)};
+        auto const code = errno == EACCES ? errc::not_allowed : errc::io;
         return error{code, fmt::format("cannot open {}: {}; check --data and its permissions", at.lock, reason(errno))};
     }
     data_lock held(fd);

@@ -3,8 +3,11 @@
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <functional>
+#include <string_view>
+#include <vector>
 
 #include "cli/commands.hpp"
+#include "conf/rules.hpp"
 
 namespace latchkey::cli {
 namespace {
@@ -124,6 +127,28 @@ void add_others(CLI::App& app, invocation& v) {
     });
 }
 
+// CLI11 calls a mistyped command a missing one. Words that come before the first flag are commands where there are any to choose.
+void check_commands(CLI::App const& app, int argc, char const* const* argv) {
+    CLI::App const* at = &app;
+    std::string path;
+    for (int i = 1; i < argc && !std::string_view(argv[i]).starts_with('-'); ++i) {
+        auto const below = at->get_subcommands([](CLI::App const*) { return true; });
+        if (below.empty()) return;
+        CLI::App const* next = nullptr;
+        std::vector<std::string> names;
+        for (auto const* const c : below) {
+            names.push_back(c->get_name());
+            if (names.back() == argv[i]) next = c;
+        }
+        if (next == nullptr) {
+            auto const near = conf::nearest(argv[i], names);
+            throw CLI::ExtrasError("latchkey", {path + argv[i] + (near ? "; did you mean '" + path + *near + "'?" : "")});
+        }
+        path += next->get_name() + " ";
+        at = next;
+    }
+}
+
 int guarded(std::function<int(streams&)> const& command, streams& s) {
     try {
         int const code = command(s);
@@ -155,6 +180,7 @@ int run(int argc, char const* const* argv, streams s) {
     add_usage(app, v);
     add_others(app, v);
     try {
+        check_commands(app, argc, argv);
         app.parse(argc, argv);
         if (app.got_subcommand("keys") && app.get_subcommand("keys")->got_subcommand("create") && v.keys.name.empty() &&
             v.keys.application.empty())

@@ -77,6 +77,21 @@ TEST_CASE("wrong arguments exit with 2 and say so on stderr") {
     }
 }
 
+TEST_CASE("a mistyped command is told the nearest one") {
+    CHECK(has(run({"keys", "crate"}).err, "did you mean 'keys create'?"));
+    CHECK(has(run({"kees", "list"}).err, "did you mean 'keys'?"));
+    CHECK(has(run({"keys", "qqqqqqqqqqqq"}).err, "keys qqqqqqqqqqqq"));
+    CHECK_FALSE(has(run({"keys", "qqqqqqqqqqqq"}).err, "did you mean"));
+}
+
+TEST_CASE("a missing data directory is named, with the remedy") {
+    folder f;
+    auto const got = run({"keys", "list", "--data", f.data()});
+    CHECK(got.code == cli::exit_not_found);
+    CHECK(has(got.err, "there is no data directory " + f.data()));
+    CHECK(has(got.err, "--data or --config"));
+}
+
 TEST_CASE("help and version go to stdout and exit with 0") {
     CHECK(has(run({"--help"}).out, "serve"));
     CHECK(run({"keys", "create", "--help"}).code == 0);
