@@ -40,6 +40,7 @@ struct connection_options {
     bool keep_alive = false;
     bool nominates = false;
     bool names_framing = false;  // names a field that frames or routes the message
+    bool malformed = false;      // no list of tokens (RFC 9110 section 7.6.1): who reads it otherwise removes other fields
 };
 
 void read_connection(std::string_view value, connection_options& out) noexcept {
@@ -49,6 +50,7 @@ void read_connection(std::string_view value, connection_options& out) noexcept {
         } else if (equals_lower(option, "keep-alive")) {
             out.keep_alive = true;
         } else if (!option.empty() && !equals_lower(option, "upgrade")) {
+            out.malformed = out.malformed || !all(option, char_class::token);
             out.nominates = true;
             bool alias = false;
             auto const id = identify(option, alias);
@@ -70,7 +72,6 @@ constexpr std::uint64_t single_fields =
 refusal check_request(head const& h, request_frame& out) noexcept {
     if (h.version != 10 && h.version != 11) return refusal::version_not_supported;
     if (h.method == "TRACE" || h.method == "CONNECT") return refusal::method_not_allowed;
-    if (h.method.size() > 32) return refusal::malformed_request;
 
     out = {};
     std::uint64_t seen = 0;
@@ -93,6 +94,7 @@ refusal check_request(head const& h, request_frame& out) noexcept {
             default: break;
         }
     }
+    if (options.malformed) return refusal::malformed_request;
     if (options.names_framing) return refusal::ambiguous_framing;
     out.nominates = options.nominates;
 
@@ -142,7 +144,7 @@ bool check_response(head const& h, bool to_head, response_frame& out) noexcept {
         }
     }
     if (has_length && has_coding) return false;
-    if (options.names_framing) return false;
+    if (options.names_framing || options.malformed) return false;
     out.nominates = options.nominates;
     out.keep_alive = !options.close && (h.version == 11 || options.keep_alive);
 

@@ -1,6 +1,8 @@
 #pragma once
-// A message head as views into the bytes it was read into: parsed once, in place, by parsers derived from Beast's basic_parser.
-// Nothing here decides whether a message is acceptable; that is frame.hpp's, target.hpp's and admission.hpp's. One thread.
+// A message head as views into the bytes it was read into, parsed in place (RFC 9112 sections 3 to 5; the format is said in
+// head.cpp). The parser is our own: Beast's reads the same heads in three times the instructions, unfolds obs-fold into memory of
+// its own, and takes some that no reader should; in the tests it is the second opinion on every head that is taken. Nothing here
+// decides whether a message is acceptable; that is frame.hpp's, target.hpp's and admission.hpp's. One thread.
 
 #include <array>
 #include <cstddef>
@@ -78,8 +80,9 @@ struct parse_limits {
     std::size_t fields;
 };
 
-// `searched`: how many bytes at the front an earlier call has seen (0 at first); it is moved on, so that a head that arrives byte
-// by byte is not read again and again. On `bad`, `why` is set. Never throws.
+// `searched`: how many bytes at the front an earlier call has judged (0 at first: whole lines only); it is moved on, so that a
+// head that arrives byte by byte is not read again and again. A line that cannot become valid is `bad` as soon as the byte is
+// there that makes it so. On `bad`, `why` is set.
 parsed parse_request_head(char const* data, std::size_t size, std::size_t& searched, parse_limits const&, head& out,
                           refusal& why) noexcept;
 

@@ -153,6 +153,11 @@ TEST_CASE("Connection decides on keep-alive and nominates fields") {
         CAPTURE(name);
         CHECK(judge(get("Connection: close, " + std::string(name) + "\r\n")) == refusal::ambiguous_framing);
     }
+    for (char const* const list :
+         {"a b", "close x", "\"close\"", "x;y", "close, a/b"}) {  // who takes them apart otherwise removes others
+        CAPTURE(list);
+        CHECK(judge(get("Connection: " + std::string(list) + "\r\n")) == refusal::malformed_request);
+    }
     message m(get("Connection: a, X-Foo\r\nconnection:\tbar\r\n"));
     REQUIRE(m.request() == parsed::whole);
     CHECK(nominated(*m, "x-foo"));

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/gateway/second_reader.hpp"
 #include "tests/gateway/support.hpp"
 
 using namespace latchkey::gateway;
@@ -31,9 +32,12 @@ TEST_CASE("a response head has its status, reason and version") {
     CHECK(m->status == 404);
     CHECK(m->reason == "Not  Found");
     CHECK(m->version == 10);
-    message bare("HTTP/1.1 200 \r\n\r\n");
-    REQUIRE(bare.response() == parsed::whole);
-    CHECK(bare->reason.empty());
+    for (std::string const text : {"HTTP/1.1 200 \r\n\r\n", "HTTP/1.1 200\r\n\r\n"}) {  // the second is seen in the wild
+        message bare(text);
+        REQUIRE(bare.response() == parsed::whole);
+        CHECK(bare->status == 200);
+        CHECK(bare->reason.empty());
+    }
 }
 
 namespace {
@@ -62,6 +66,64 @@ TEST_CASE("a head that arrives in pieces of any size is the head that arrives at
         CHECK(at == text.size());
         CHECK(h.bytes == text.size());
         CHECK(h.count == 3);
+    }
+}
+
+// A value, a name and a target of each length, with each byte at each place: where eight bytes are looked at together, the seams
+// and the neighbours of a bad byte are what can go wrong.
+TEST_CASE("every byte at every place is taken or refused as the second reader does") {
+    head h;
+    std::size_t taken = 0;
+    for (std::size_t length : {1, 2, 7, 8, 9, 15, 16, 17, 25}) {
+        for (std::size_t place = 0; place < length; ++place) {
+            for (unsigned byte = 0; byte < 256; ++byte) {
+                std::string part(length, 'x');
+                part[place] = static_cast<char>(byte);
+                for (std::string const& text :
+                     {"GET / HTTP/1.1\r\nHost: h\r\nA: " + part + "\r\nB: c\r\n\r\n",
+                      "GET / HTTP/1.1\r\nHost: h\r\n" + part + ": a\r\nB: c\r\n\r\n",
+                      "GET /" + part + " HTTP/1.1\r\nHost: h\r\n\r\n", part + " / HTTP/1.1\r\nHost: h\r\n\r\n"}) {
+                    std::size_t searched = 0;
+                    auto why = refusal::none;
+                    bool const ours =
+                        parse_request_head(text.data(), text.size(), searched, wide_limits, h, why) == parsed::whole;
+                    bool const folded = text.find("\r\n ") != std::string::npos || text.find("\r\n\t") != std::string::npos;
+                    bool const theirs = !folded && second_reader<true>::read(text).has_value();  // it unfolds, we refuse
+                    if (ours != theirs || (ours && !seen_alike<true>(h, text))) FAIL(shown(text) << " taken: " << ours);
+                    taken += ours ? 1 : 0;
+                }
+            }
+        }
+    }
+    CHECK(taken > 40'000);
+}
+
+TEST_CASE("a bad start is refused with the byte that makes it bad, in whatever parts it comes") {
+    struct row {
+        std::string start;
+        std::size_t bad_at;  // the place of that byte
+    };
+    using namespace std::string_literals;
+    for (auto const& r : std::vector<row>{{"GET / HTTP/1.1\n", 14},
+                                          {"GE(", 2},
+                                          {"GET\t/", 3},
+                                          {"GET /a\0b"s, 6},
+                                          {"GET / HTTP/1.1\r\nHost : h", 20},
+                                          {"GET / HTTP/1.1\r\nA: b\r\n c", 22},
+                                          {"GET / HTTP/1.1\r\nA: b\0"s, 20},
+                                          {"GET / HTTP/1.1\r\nA: b\n", 20},
+                                          {"GET / HTTP/1.1\r\nA: b\rc", 21},
+                                          {"GET / HTTX", 9},
+                                          {"GET / HTTP/1.1x", 14},
+                                          {"\x16\x03\x01"s, 0},
+                                          {"GET / HTTP/1.1\r\nA: b\r\nC: d\r\n\rx", 29}}) {
+        for (std::size_t step = 1; step <= r.start.size(); ++step) {
+            CAPTURE(shown(r.start), step);
+            head h;
+            std::size_t at = 0;
+            CHECK(feed(r.start, step, wide_limits, h, at) == parsed::bad);
+            CHECK(at <= (r.bad_at / step + 1) * step);  // with the part that the byte came in
+        }
     }
 }
 
