@@ -38,8 +38,8 @@ bool bearer_is_key(conf::key_settings const& settings, conf::api const& api, hea
     });
 }
 
-refusal admit(head const& h, conf::key_settings const& settings, keystore::key_table const& table, std::int64_t wall_ms,
-              identity& who, keystore::key_view& found) noexcept {
+credential read_credential(head const& h, conf::key_settings const& settings) noexcept {
+    credential out;
     std::string_view key;
     unsigned keys = 0;
     for (field const& f : h) {
@@ -53,14 +53,25 @@ refusal admit(head const& h, conf::key_settings const& settings, keystore::key_t
             }
         }
     }
-    if (keys == 0) return refusal::key_missing;
-    if (keys > 1) return refusal::duplicate_key;
-    if (key.empty()) return refusal::key_missing;
+    if (keys > 1) {
+        out.why = refusal::duplicate_key;
+    } else if (!key.empty()) {
+        using keystore::key_shape;
+        auto const shape = keystore::shape_of(key, settings.prefix);
+        if (shape == key_shape::malformed || shape == key_shape::bad_checksum) {
+            out.why = refusal::key_invalid;
+        } else {
+            out.why = refusal::none;
+            out.hash = keystore::digest_of(key);
+        }
+    }
+    return out;
+}
 
-    using keystore::key_shape;
-    auto const shape = keystore::shape_of(key, settings.prefix);
-    if (shape == key_shape::malformed || shape == key_shape::bad_checksum) return refusal::key_invalid;
-    if (!table.find(keystore::digest_of(key), found)) return refusal::key_invalid;
+refusal admit(credential const& shown, keystore::key_table const& table, std::int64_t wall_ms, identity& who,
+              keystore::key_view& found) noexcept {
+    if (shown.why != refusal::none) return shown.why;
+    if (!table.find(shown.hash, found)) return refusal::key_invalid;
     who.assign(found);
     bool const expired = found.expires_ms != 0 && wall_ms >= found.expires_ms;
     return found.state == keystore::key_state::active && !expired ? refusal::none : refusal::key_invalid;

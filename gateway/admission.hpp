@@ -36,10 +36,16 @@ class identity {
 // an open one, what has the form of our keys.
 bool bearer_is_key(conf::key_settings const&, conf::api const&, head const&) noexcept;
 
-// Decides on the key of `h`. On success, and where a known key may not be used (revoked, expired), `who` is set; callers are
-// told the same for every bad key (conventions: the caller cannot tell unknown from disabled). `key` views into `found` are valid
-// until the table changes.
-refusal admit(head const& h, conf::key_settings const&, keystore::key_table const&, std::int64_t wall_ms, identity& who,
+// The one key that a request shows: its digest, or why there is none to look up (missing, two of them, not of the form of a key).
+struct credential {
+    refusal why = refusal::key_missing;
+    keystore::digest hash;  // where `why` is none
+};
+credential read_credential(head const& h, conf::key_settings const&) noexcept;
+
+// Decides on the key. On success, and where a known key may not be used (revoked, expired), `who` is set; callers are told the
+// same for every bad key (conventions: the caller cannot tell unknown from disabled). `found` is valid until the table changes.
+refusal admit(credential const&, keystore::key_table const&, std::int64_t wall_ms, identity& who,
               keystore::key_view& found) noexcept;
 
 }  // namespace latchkey::gateway

@@ -66,11 +66,17 @@ bool passes(head const& h, field const& f, bool nominates) noexcept { return !no
 
 }  // namespace
 
-void write_request_line(writer& w, std::string_view method, std::string_view base_path, std::string_view path,
-                        std::string_view query, std::string_view host) noexcept {
+void write_request_lines(writer& w, std::string_view method, std::string_view base_path, std::string_view path,
+                         std::string_view query, std::string_view host) noexcept {
     bool const whole_server = path == "*" && !base_path.empty();  // OPTIONS *: the server, of which the base is all there is
     w << method << " " << base_path << (whole_server ? std::string_view{} : path) << query << " HTTP/1.1\r\nHost: " << host
       << "\r\n";
+}
+
+std::size_t request_lines_max(std::string_view method, std::string_view path, std::string_view query,
+                              std::string_view client_host, std::size_t target_bytes) noexcept {
+    constexpr std::string_view around = "  HTTP/1.1\r\nHost: \r\n";
+    return method.size() + path.size() + query.size() + client_host.size() + target_bytes + around.size();
 }
 
 void write_request_fields(writer& w, head const& h, forward_context const& c) noexcept {

@@ -30,8 +30,13 @@ struct forward_context {
 
 // The part that depends on the target: request line and Host. `base_path` is the target's; `path` is normal, the api's prefix
 // stripped where it says so.
-void write_request_line(writer& w, std::string_view method, std::string_view base_path, std::string_view path,
-                        std::string_view query, std::string_view host) noexcept;
+void write_request_lines(writer& w, std::string_view method, std::string_view base_path, std::string_view path,
+                         std::string_view query, std::string_view host) noexcept;
+
+// At most what write_request_lines() writes, whichever target is chosen: `client_host` may be sent, and base path and authority
+// of a target together have at most `target_bytes`.
+std::size_t request_lines_max(std::string_view method, std::string_view path, std::string_view query,
+                              std::string_view client_host, std::size_t target_bytes) noexcept;
 
 // All other fields and the empty line. On overflow `w.overflowed()` is set (the head is too large).
 void write_request_fields(writer& w, head const&, forward_context const&) noexcept;

@@ -70,9 +70,11 @@ struct exchange {
     std::size_t leftover_end = 0;
 
     // The way to the upstream and back.
-    lease out;  // the request head: fields at [0, fields_size), its first lines behind them; then the response's
-    std::size_t fields_size = 0;
-    std::size_t line_size = 0;
+    lease
+        out;  // the request's head: fields at [fields_begin, fields_end), its first lines right before them; then the response's
+    std::size_t fields_begin = 0;
+    std::size_t fields_end = 0;
+    std::size_t lines_size = 0;
     chunk_line up_line;
     chunk_line down_line;
     target* to = nullptr;
@@ -122,7 +124,8 @@ class session : public boost::intrusive::list_base_hook<> {
     refusal locate(exchange&, head&);
     refusal take_body(exchange&, head const&);
     refusal within_limits(exchange&);
-    void rewrite(exchange&, head const&, keystore::key_view const*);
+    void name_request(exchange&) noexcept;
+    refusal rewrite(exchange&, head const&, keystore::key_view const*, std::string_view trace);
     task<refusal> ask_upstream(exchange&);
     task<refusal> refuse(exchange&, refusal);
     void finish(exchange&) noexcept;
@@ -132,7 +135,7 @@ class session : public boost::intrusive::list_base_hook<> {
     // --- the upstream (relay.cpp)
     bool lease_pooled(exchange&);
     task<refusal> lease_fresh(exchange&);
-    bool write_request_line(exchange&);
+    bool write_request_lines(exchange&);
     pieces request_pieces(exchange&);
     void begin_upload(exchange&);
     task<refusal> read_answer(exchange&);

@@ -190,6 +190,7 @@ io_result stream::take_read() noexcept {
 // --- writing
 
 io_result stream::write_now(std::span<iovec const> pieces) noexcept {
+    if (pieces.size() == 1) return write_now(static_cast<char const*>(pieces[0].iov_base), pieces[0].iov_len);
     if (descriptor_ < 0) return {asio::error::bad_descriptor, 0};
     msghdr message{};
     message.msg_iov = const_cast<iovec*>(pieces.data());

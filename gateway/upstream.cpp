@@ -169,7 +169,10 @@ void target::close_all() noexcept {
 }
 
 target_group::target_group(reactor& r, conf::api const& a) {
-    for (auto const& t : a.upstreams) targets_.push_back(std::make_unique<target>(r, a, t));
+    for (auto const& t : a.upstreams) {
+        targets_.push_back(std::make_unique<target>(r, a, t));
+        lines_max_ = std::max(lines_max_, targets_.back()->base_path().size() + targets_.back()->authority().size());
+    }
 }
 
 target* target_group::choose(std::int64_t now_ns, std::uint64_t tried) noexcept {

@@ -122,9 +122,12 @@ class target_group {
     target* choose(std::int64_t now_ns, std::uint64_t tried) noexcept;
     std::uint64_t bit_of(target const&) const noexcept;
     std::vector<std::unique_ptr<target>> const& targets() const noexcept { return targets_; }
+    // The most that base path and authority of one target have together, in bytes.
+    std::size_t lines_max() const noexcept { return lines_max_; }
 
   private:
     std::vector<std::unique_ptr<target>> targets_;
+    std::size_t lines_max_ = 0;
     std::size_t next_ = 0;
 };
 

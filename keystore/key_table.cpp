@@ -149,16 +149,26 @@ key_shard::key_shard(std::vector<key_entry> const& entries) : size_(entries.size
     }
 }
 
-bool key_shard::find(digest const& d, key_view& out) const noexcept {
-    if (size_ == 0) return false;
-    auto const* const entries = memory_.get() + (std::size_t{slot_mask_} + 1) * sizeof(std::uint32_t);
+unsigned char const* key_shard::location::slot(digest const& d) const noexcept {
+    return memory + std::size_t{start_of(d) & slot_mask} * sizeof(std::uint32_t);
+}
+
+// Of the first slot that a look-up meets: nearly always the entry that it ends at.
+unsigned char const* key_shard::location::likely_entry(digest const& d) const noexcept {
+    std::uint32_t value = 0;
+    std::memcpy(&value, slot(d), sizeof value);
+    return value == 0 ? nullptr : entries() + std::size_t{(value & place_mask) - 1} * word;
+}
+
+bool key_shard::location::find(digest const& d, key_view& out) const noexcept {
+    if (!memory) return false;
     std::uint32_t const tag = tag_of(d);
-    for (std::uint32_t slot = start_of(d) & slot_mask_;; slot = (slot + 1) & slot_mask_) {
+    for (std::uint32_t slot = start_of(d) & slot_mask;; slot = (slot + 1) & slot_mask) {
         std::uint32_t value = 0;
-        std::memcpy(&value, memory_.get() + slot * sizeof value, sizeof value);
+        std::memcpy(&value, memory + slot * sizeof value, sizeof value);
         if (value == 0) return false;
         if ((value & ~place_mask) != tag) continue;
-        auto const* const at = entries + std::size_t{(value & place_mask) - 1} * word;
+        auto const* const at = entries() + std::size_t{(value & place_mask) - 1} * word;
         if (!same_digest(at, d)) continue;  // the digest is a row's first member
         row r;
         std::memcpy(&r, at, sizeof r);
@@ -168,7 +178,10 @@ bool key_shard::find(digest const& d, key_view& out) const noexcept {
 }
 
 void key_table::apply(std::vector<shard_update> const& updates) {
-    for (auto const& u : updates) shards_.at(u.index) = u.shard;
+    for (auto const& u : updates) {
+        shards_.at(u.index) = u.shard;
+        places_[u.index] = u.shard ? u.shard->place() : key_shard::location{};
+    }
     ++revision_;
 }
 

@@ -86,7 +86,8 @@ void request_admission(benchmark::State& state) {
     keystore::key_view found;
     count_allocations const counted{state};
     for (auto _ : state) {
-        auto const said = gateway::admit(*given.head, given.settings, given.table, 1'790'000'000'000, who, found);
+        auto const said =
+            gateway::admit(gateway::read_credential(*given.head, given.settings), given.table, 1'790'000'000'000, who, found);
         if (said != gateway::refusal::none) state.SkipWithError("not admitted");
         benchmark::DoNotOptimize(found);
     }
@@ -97,7 +98,8 @@ void request_head_rewrite(benchmark::State& state) {
     sample const given;
     gateway::identity who;
     keystore::key_view key;
-    if (gateway::admit(*given.head, given.settings, given.table, 1'790'000'000'000, who, key) != gateway::refusal::none) {
+    if (gateway::admit(gateway::read_credential(*given.head, given.settings), given.table, 1'790'000'000'000, who, key) !=
+        gateway::refusal::none) {
         state.SkipWithError("not admitted");
         return;
     }
@@ -114,7 +116,7 @@ void request_head_rewrite(benchmark::State& state) {
     count_allocations const counted{state};
     for (auto _ : state) {
         gateway::writer out{memory.data(), memory.size()};
-        gateway::write_request_line(out, given.head->method, "", "/v1/orders/4711", "expand=lines", given.frame.host);
+        gateway::write_request_lines(out, given.head->method, "", "/v1/orders/4711", "expand=lines", given.frame.host);
         gateway::write_request_fields(out, *given.head, context);
         if (out.overflowed()) state.SkipWithError("no room");
         benchmark::DoNotOptimize(out.size());

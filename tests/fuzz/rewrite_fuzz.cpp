@@ -77,8 +77,8 @@ void rewrite_request(std::uint8_t choice, std::vector<char>& data) {
     c.trusted_peer = (choice & 1U) != 0;
     std::vector<char> memory(room);
     writer w(memory.data(), memory.size());
-    write_request_line(w, h->method, "/base", target.path == "*" ? "/" : target.path, target.query,
-                       frame.host.empty() ? "upstream.example" : frame.host);
+    write_request_lines(w, h->method, "/base", target.path == "*" ? "/" : target.path, target.query,
+                        frame.host.empty() ? "upstream.example" : frame.host);
     write_request_fields(w, *h, c);
     require(!w.overflowed());
 

@@ -53,7 +53,7 @@ struct fixture {
         who.clear();
         message m(get(fields));
         REQUIRE(m.request() == parsed::whole);
-        return admit(*m, settings, table, now_ms, who, found);
+        return admit(read_credential(*m, settings), table, now_ms, who, found);
     }
     std::vector<keystore::key_entry> entries;
 };

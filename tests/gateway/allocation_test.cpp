@@ -112,7 +112,7 @@ TEST_CASE("all decisions on a request and its response allocate nothing") {
         good = good && found && found->prefix == 12;
         identity who;
         keystore::key_view view;
-        good = good && admit(*request_head, settings, table, 1, who, view) == refusal::none;
+        good = good && admit(read_credential(*request_head, settings), table, 1, who, view) == refusal::none;
         forward_context c;
         c.api = &one;
         c.frame = &frame;
@@ -124,7 +124,7 @@ TEST_CASE("all decisions on a request and its response allocate nothing") {
         c.span_id = "b7ad6b7169203331";
         writer w(memory.data(), memory.size());
         write_request_fields(w, *request_head, c);
-        write_request_line(w, request_head->method, "", target.path, target.query, frame.host);
+        write_request_lines(w, request_head->method, "", target.path, target.query, frame.host);
         searched = 0;
         response_frame answer;
         good =

@@ -71,7 +71,7 @@ long named(std::vector<std::string> const& lines, std::string_view name) {
 TEST_CASE("the request line is the target's base, the path and the query, and Host comes first") {
     std::array<char, 256> memory;
     writer w(memory.data(), memory.size());
-    write_request_line(w, "GET", "/base", "/a", "?b", "h:81");
+    write_request_lines(w, "GET", "/base", "/a", "?b", "h:81");
     CHECK(w.view() == "GET /base/a?b HTTP/1.1\r\nHost: h:81\r\n");
 }
 
