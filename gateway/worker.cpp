@@ -6,6 +6,7 @@
 #include <netinet/in.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -78,6 +79,26 @@ void put_hex(char* out, std::uint64_t v) noexcept {
         std::memcpy(out + 2 * i, pairs.text.data() + 2 * (v >> 56U), 2);
         v <<= 8U;
     }
+}
+
+// The kernel lets whoever runs finish its time slice (some 3 ms) before a thread of the same processor that wakes up, unless that
+// one asked for shorter slices: then it goes first. A worker needs microseconds at a time; the flusher, which packs a second's
+// records at once, can wait. From Linux 6.12 on (`sched_runtime` of a normal thread); before, nothing changes.
+void ask_for_short_slices() noexcept {
+    struct {  // sched_attr: the kernel's header cannot be included beside glibc's
+        std::uint32_t size;
+        std::uint32_t policy;  // 0: normal
+        std::uint64_t flags;
+        std::int32_t nice;
+        std::uint32_t priority;
+        std::uint64_t runtime_ns;
+        std::uint64_t deadline_ns;
+        std::uint64_t period_ns;
+    } a{};
+    a.size = sizeof a;
+    a.nice = ::getpriority(PRIO_PROCESS, 0);
+    a.runtime_ns = 100'000;  // the least there is
+    ::syscall(SYS_sched_setattr, 0, &a, 0U);
 }
 
 int open_reserve() noexcept { return ::open("/dev/null", O_RDONLY | O_CLOEXEC); }
@@ -182,6 +203,7 @@ void worker::join() {
 
 void worker::run() {
     pthread_setname_np(pthread_self(), fmt::format("worker-{}", index_).c_str());
+    ask_for_short_slices();
     for (auto& a : acceptors_) accept_some(*a);
     wait_for_sweep();
     io_.run();
