@@ -1,7 +1,8 @@
 #pragma once
 // The operator's log: one JSON object a line on stderr (or a file), written by a background thread. A full queue drops the
-// oldest line and never makes the caller wait (law 1), but formatting allocates: nothing on a request's warm path logs.
-// Any thread. Never pass a key, a query string or a body.
+// oldest line and never makes the caller wait (law 1), but formatting allocates: nothing on a request's warm path logs. A line
+// for which there is no memory is lost; whoever logs never gets an exception for it. Any thread. Never pass a key, a query string
+// or a body.
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
@@ -27,16 +28,19 @@ std::string quoted(std::string_view text);
 void write(level at, std::string_view event, std::string_view detail);
 
 template <class... Args>
-void info(std::string_view event, fmt::format_string<Args...> f, Args&&... args) {
+void info(std::string_view event, fmt::format_string<Args...> f, Args&&... args) noexcept try {
     write(level::info, event, fmt::format(f, std::forward<Args>(args)...));
+} catch (...) {
 }
 template <class... Args>
-void warn(std::string_view event, fmt::format_string<Args...> f, Args&&... args) {
+void warn(std::string_view event, fmt::format_string<Args...> f, Args&&... args) noexcept try {
     write(level::warning, event, fmt::format(f, std::forward<Args>(args)...));
+} catch (...) {
 }
 template <class... Args>
-void error(std::string_view event, fmt::format_string<Args...> f, Args&&... args) {
+void error(std::string_view event, fmt::format_string<Args...> f, Args&&... args) noexcept try {
     write(level::error, event, fmt::format(f, std::forward<Args>(args)...));
+} catch (...) {
 }
 
 }  // namespace latchkey::log

@@ -299,7 +299,7 @@ int serve(serve_flags const& f, streams& s) {
     raise_descriptor_limit();
     gateway_process gateway(settings, s);
     ready_file const ready(f.ready_file, gateway.ready_json());
-    log::info("start", "{}", gateway.server().memory_bound());
+    log::info("memory", "{}", gateway.server().memory_bound());
     notify("READY=1");
     s.err << gateway.greeting() << "\n" << std::flush;
     signals.wait(-1);

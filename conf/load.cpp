@@ -41,6 +41,7 @@ void read_limits(reader r, limits& out) {
     r.number("connections", out.connections, {1, count_max});
     r.number("connections_per_address", out.connections_per_address, {1, uint32_max, true});
     r.number("requests_in_flight", out.requests_in_flight, {1, uint32_max, true});
+    r.bytes("memory", out.memory, {4 << 20, 1ULL << 40});
     r.number("requests_per_connection", out.requests_per_connection, {1, body_bytes_max, true});
     r.bytes("response_head_bytes", out.response_head_bytes, {1 << 10, 64 << 10});
     r.finish();

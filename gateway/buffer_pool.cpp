@@ -3,7 +3,6 @@
 #include <sys/mman.h>
 
 #include <cstring>
-#include <new>
 
 namespace latchkey::gateway {
 namespace {
@@ -13,60 +12,72 @@ namespace {
 // they would push each other out of the few cache sets that those bits select. So each begins at a line of its own "colour";
 // the word before it tells where its mapping begins.
 constexpr std::size_t line_bytes = 64;
-constexpr std::size_t colour_bytes = 8192;
-
-char* map_buffer(std::size_t bytes, std::size_t& colour) {
-    void* const p = mmap(nullptr, bytes + colour_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED) throw std::bad_alloc();
-    colour = (colour + 17) % (colour_bytes / line_bytes - 1);
-    char* const data = static_cast<char*>(p) + (colour + 1) * line_bytes;
-    std::memcpy(data - sizeof p, &p, sizeof p);
-    return data;
-}
-
-void unmap_buffer(char* data, std::size_t bytes) noexcept {
-    void* p = nullptr;
-    std::memcpy(&p, data - sizeof p, sizeof p);
-    munmap(p, bytes + colour_bytes);
-}
 
 }  // namespace
 
-buffer_pool::buffer_pool(std::size_t small_bytes, std::size_t large_bytes, std::size_t large_max)
-    : small_bytes_(small_bytes), large_bytes_(large_bytes), large_max_(large_max) {
+buffer_pool::buffer_pool(std::size_t small_bytes, std::size_t large_bytes, std::size_t large_max, std::size_t memory_max)
+    : small_bytes_(small_bytes), large_bytes_(large_bytes), large_max_(large_max), memory_max_(memory_max) {
     free_small_.reserve(1024);
     free_large_.reserve(large_max);
 }
 
 buffer_pool::~buffer_pool() {
-    for (char* const p : free_small_) unmap_buffer(p, small_bytes_);
-    for (char* const p : free_large_) unmap_buffer(p, large_bytes_);
+    for (char* const p : free_small_) unmap(p, small_bytes_);
+    for (char* const p : free_large_) unmap(p, large_bytes_);
+}
+
+// Null where the bound or the kernel says no. Unused large buffers make room first.
+char* buffer_pool::map(std::size_t bytes) noexcept {
+    while (mapped_ + cost(bytes) > memory_max_ && !free_large_.empty()) {
+        unmap(free_large_.back(), large_bytes_);
+        free_large_.pop_back();
+    }
+    if (mapped_ + cost(bytes) > memory_max_) return nullptr;
+    void* const p = mmap(nullptr, cost(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) return nullptr;
+    mapped_ += cost(bytes);
+    colour_ = (colour_ + 17) % (colour_bytes / line_bytes - 1);
+    char* const data = static_cast<char*>(p) + (colour_ + 1) * line_bytes;
+    std::memcpy(data - sizeof p, &p, sizeof p);
+    return data;
+}
+
+void buffer_pool::unmap(char* data, std::size_t bytes) noexcept {
+    void* p = nullptr;
+    std::memcpy(&p, data - sizeof p, sizeof p);
+    munmap(p, cost(bytes));
+    mapped_ -= cost(bytes);
+}
+
+lease buffer_pool::lend(char* data, std::size_t bytes) noexcept {
+    ++lent_;
+    return {this, data, bytes};
 }
 
 lease buffer_pool::small() {
     char* p = nullptr;
     if (free_small_.empty()) {
-        p = map_buffer(small_bytes_, colour_);
+        p = map(small_bytes_);
+        if (!p) return {};
     } else {
         p = free_small_.back();
         free_small_.pop_back();
     }
-    ++lent_;
-    return {this, p, small_bytes_};
+    return lend(p, small_bytes_);
 }
 
 lease buffer_pool::large() {
     if (large_lent_ >= large_max_) return small();
     char* p = nullptr;
     if (free_large_.empty()) {
-        p = map_buffer(large_bytes_, colour_);
+        p = map(large_bytes_);
+        if (!p) return small();
     } else {
         p = free_large_.back();
         free_large_.pop_back();
     }
     ++large_lent_;
-    ++lent_;
-    return {this, p, large_bytes_};
+    return lend(p, large_bytes_);
 }
 
 void buffer_pool::give_back(char* data, std::size_t size) noexcept {
@@ -77,7 +88,7 @@ void buffer_pool::give_back(char* data, std::size_t size) noexcept {
         return;
     }
     if (free_small_.size() == free_small_.capacity()) {
-        unmap_buffer(data, small_bytes_);
+        unmap(data, small_bytes_);
         return;
     }
     free_small_.push_back(data);
@@ -85,11 +96,11 @@ void buffer_pool::give_back(char* data, std::size_t size) noexcept {
 
 void buffer_pool::trim(std::size_t keep_small) noexcept {
     while (free_small_.size() > keep_small) {
-        unmap_buffer(free_small_.back(), small_bytes_);
+        unmap(free_small_.back(), small_bytes_);
         free_small_.pop_back();
     }
     for (std::size_t n = (free_large_.size() + 1) / 2; n > 0; --n) {
-        unmap_buffer(free_large_.back(), large_bytes_);
+        unmap(free_large_.back(), large_bytes_);
         free_large_.pop_back();
     }
 }

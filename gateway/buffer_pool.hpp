@@ -1,7 +1,7 @@
 #pragma once
 // Buffers that a worker lends while bytes are in hand; an idle connection holds none. Two sizes: `small` (a head with room
-// behind it) and `large` (long bodies). Large ones are counted: when all are lent, callers go on with small ones, so memory has
-// a bound whatever clients do. One thread.
+// behind it) and `large` (long bodies). When all large ones are lent, callers go on with small ones; when the bound on all memory
+// is reached, or the kernel has none, they get an empty lease and must do without: never an allocation beyond. One thread.
 
 #include <cstddef>
 #include <cstdint>
@@ -47,13 +47,15 @@ class lease {
 
 class buffer_pool {
   public:
-    buffer_pool(std::size_t small_bytes, std::size_t large_bytes, std::size_t large_max);
+    // `memory_max`: bytes that all buffers, lent or kept, may take.
+    buffer_pool(std::size_t small_bytes, std::size_t large_bytes, std::size_t large_max, std::size_t memory_max = SIZE_MAX);
     ~buffer_pool();
     buffer_pool(buffer_pool const&) = delete;
     buffer_pool& operator=(buffer_pool const&) = delete;
 
+    // Empty where there is no memory for it.
     lease small();
-    // A large buffer, or a small one where all large ones are lent.
+    // A large buffer, or a small one where all large ones are lent or cannot be had; empty as small().
     lease large();
 
     // Frees unused buffers beyond `keep_small`, and half of the unused large ones. The sweep calls it.
@@ -62,14 +64,28 @@ class buffer_pool {
     std::size_t small_bytes() const noexcept { return small_bytes_; }
     std::size_t large_bytes() const noexcept { return large_bytes_; }
     std::size_t lent() const noexcept { return lent_; }  // buffers out now, of either size
+    // Memory that they take, and all that is mapped: with what is kept for the next one.
+    std::size_t lent_bytes() const noexcept {
+        return cost(small_bytes_) * (lent_ - large_lent_) + cost(large_bytes_) * large_lent_;
+    }
+    std::size_t mapped_bytes() const noexcept { return mapped_; }
+
+    // What one buffer of a size takes, with the room for its colour.
+    static constexpr std::size_t cost(std::size_t bytes) noexcept { return bytes + colour_bytes; }
 
   private:
     friend class lease;
+    static constexpr std::size_t colour_bytes = 8192;
     void give_back(char* data, std::size_t size) noexcept;
+    char* map(std::size_t bytes) noexcept;
+    void unmap(char* data, std::size_t bytes) noexcept;
+    lease lend(char* data, std::size_t bytes) noexcept;
 
     std::size_t small_bytes_;
     std::size_t large_bytes_;
     std::size_t large_max_;
+    std::size_t memory_max_;
+    std::size_t mapped_ = 0;
     std::size_t large_lent_ = 0;
     std::size_t lent_ = 0;
     std::size_t colour_ = 0;

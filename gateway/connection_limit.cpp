@@ -28,12 +28,12 @@ std::atomic<std::uint32_t>& connection_limit::slot(address_bytes const& a) noexc
     return table_[(h ^ (h >> 31U)) & (slots_ - 1)];
 }
 
-bool connection_limit::enter(address_bytes const& a) noexcept {
+bool connection_limit::enter(address_bytes const& a, bool by_address) noexcept {
     if (open_.fetch_add(1, std::memory_order_relaxed) >= most_) {
         open_.fetch_sub(1, std::memory_order_relaxed);
         return false;
     }
-    if (per_address_ != 0) {
+    if (by_address && per_address_ != 0) {
         auto& s = slot(a);
         if (s.fetch_add(1, std::memory_order_relaxed) >= per_address_) {
             s.fetch_sub(1, std::memory_order_relaxed);
@@ -44,9 +44,9 @@ bool connection_limit::enter(address_bytes const& a) noexcept {
     return true;
 }
 
-void connection_limit::leave(address_bytes const& a) noexcept {
+void connection_limit::leave(address_bytes const& a, bool by_address) noexcept {
     open_.fetch_sub(1, std::memory_order_relaxed);
-    if (per_address_ != 0) slot(a).fetch_sub(1, std::memory_order_relaxed);
+    if (by_address && per_address_ != 0) slot(a).fetch_sub(1, std::memory_order_relaxed);
 }
 
 }  // namespace latchkey::gateway

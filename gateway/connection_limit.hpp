@@ -16,9 +16,10 @@ class connection_limit {
     // per_address 0: no such limit.
     connection_limit(std::uint32_t most, std::uint32_t per_address);
 
-    // False: over a limit, and nothing was counted. An IPv6 client counts as its /64, since it owns all of it.
-    bool enter(address_bytes const&) noexcept;
-    void leave(address_bytes const&) noexcept;
+    // False: over a limit, and nothing was counted. An IPv6 client counts as its /64, since it owns all of it. `by_address`
+    // false: only the limit in all holds for it; leave() must be told the same.
+    bool enter(address_bytes const&, bool by_address = true) noexcept;
+    void leave(address_bytes const&, bool by_address = true) noexcept;
 
     std::uint32_t open() const noexcept { return open_.load(std::memory_order_relaxed); }
 

@@ -26,6 +26,12 @@ bool would_block(error_code const& ec) noexcept { return ec == asio::error::woul
 // The upload ended so that no answer can come of it. It ends the wait for one, too; this is for who has not begun to wait.
 bool upload_failed(exchange const& x) noexcept { return x.client_gone || x.upload_failure != refusal::none; }
 
+// A large buffer for a small one, where one can be had.
+void enlarge(lease& buffer, buffer_pool& pool) {
+    lease larger = pool.large();
+    if (larger.size() > buffer.size()) buffer = std::move(larger);
+}
+
 // Who ended a response that had begun, when its upstream connection gave no more.
 usage::outcome blame(exchange const& x) noexcept {
     if (x.upload_failure == refusal::body_timeout) return usage::outcome::timed_out;
@@ -199,6 +205,7 @@ refusal session::answer_failure(exchange& x, error_code ec) {
         return refusal::shutting_down;
     }
     if (x.upload_failure != refusal::none) return x.upload_failure;
+    if (ec == asio::error::no_buffer_space) return refusal::overloaded;
     if (x.client_gone) {
         x.end = usage::outcome::client_aborted;
         x.head_sent = true;  // nobody is there to be told
@@ -212,6 +219,7 @@ refusal session::answer_failure(exchange& x, error_code ec) {
 task<bool> session::relay_interim(exchange& x, head const& h) {
     if (x.http_1_0) co_return true;  // RFC 9110 section 15.2
     lease space = w_.buffers().small();
+    if (!space) co_return true;  // memory is short, and an interim response is never needed
     writer w(space.data(), space.size());
     write_interim_head(w, h);
     pieces p;
@@ -284,10 +292,12 @@ task<refusal> session::relay_response(exchange& x, head const& h, response_frame
     lease more;
     if (left > 0 && up.end == up.in.size()) {
         more = left > w_.buffers().small_bytes() ? w_.buffers().large() : w_.buffers().small();
-        io_result const r = up.io.read_now(more.data(), static_cast<std::size_t>(std::min<std::uint64_t>(more.size(), left)));
-        p.add(more.data(), r.n);
-        left -= r.n;
-        whole = left == 0;
+        if (more) {
+            io_result const r = up.io.read_now(more.data(), static_cast<std::size_t>(std::min<std::uint64_t>(more.size(), left)));
+            p.add(more.data(), r.n);
+            left -= r.n;
+            whole = left == 0;
+        }
     }
 
     bool const last = whole && !(c.body.kind == body_kind::until_close);
@@ -310,7 +320,10 @@ task<refusal> session::relay_response(exchange& x, head const& h, response_frame
 task<bool> session::relay_rest(exchange& x, body_kind kind, std::uint64_t left, chunk_decoder& decoder, bool rechunk) {
     upstream_connection& up = *x.up;
     auto& buffers = w_.buffers();
-    lease buffer = kind == body_kind::length && left > buffers.small_bytes() ? buffers.large() : buffers.small();
+    // What came with the head is sent: its buffer serves the rest too, so a response that has begun needs none that might not be
+    // there.
+    lease buffer = std::move(up.in);
+    if (kind == body_kind::length && left > buffer.size()) enlarge(buffer, buffers);
     bool whole = kind == body_kind::none;
     while (!whole) {
         std::size_t size = buffer.size();
@@ -361,7 +374,7 @@ task<bool> session::relay_rest(exchange& x, body_kind kind, std::uint64_t left, 
         }
         // Long bodies: reads that grow where bytes come faster than they are taken, and shrink again.
         if (r.n == buffer.size() && buffer.size() < buffers.large_bytes() && (kind != body_kind::length || left > buffer.size()))
-            buffer = buffers.large();
+            enlarge(buffer, buffers);
     }
     // Towards HTTP/1.0 the end of the connection is the last byte: the record goes first.
     if (!x.recorded) {
@@ -464,6 +477,10 @@ task<bool> session::upload_all(exchange& x) {
     auto& buffers = w_.buffers();
     bool const chunked = x.frame.body.kind == body_kind::chunked;
     lease buffer = !chunked && x.body_left > buffers.small_bytes() ? buffers.large() : buffers.small();
+    if (!buffer) {
+        x.upload_failure = refusal::overloaded;
+        co_return false;
+    }
     while (!x.body_whole && !x.stop_uploading) {
         std::int64_t const now = steady_ns();
         std::int64_t until = now + ns(deadlines.body_stall);
@@ -521,7 +538,7 @@ task<bool> session::upload_all(exchange& x) {
             break;
         }
         if (r.n == buffer.size() && buffer.size() < buffers.large_bytes() && (chunked || x.body_left > buffer.size()))
-            buffer = buffers.large();
+            enlarge(buffer, buffers);
     }
     co_return x.body_whole;
 }

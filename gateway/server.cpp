@@ -124,10 +124,13 @@ struct server::impl {
     std::condition_variable wake;
     bool stop_resolver = false;
 
-    impl(conf::settings s, std::vector<keystore::shard_update> const& shards, usage::recorder& rings) : shared(std::move(s)) {
-        unsigned const n = worker_count(shared.settings);
-        for (unsigned i = 0; i < n; ++i) {
-            workers.push_back(std::make_unique<worker>(shared, rings.ring(i), i, n));
+    std::size_t key_count = 0;
+
+    impl(conf::settings const& s, std::vector<keystore::shard_update> const& shards, usage::recorder& rings)
+        : shared(s, worker_count(s)) {
+        for (auto const& u : shards) key_count += u.shard ? u.shard->size() : 0;
+        for (unsigned i = 0; i < shared.workers; ++i) {
+            workers.push_back(std::make_unique<worker>(shared, rings.ring(i), i));
             workers.back()->keys().apply(shards);
         }
     }
@@ -171,15 +174,21 @@ struct server::impl {
             std::unique_lock lock(guard);
             while (!wake.wait_for(lock, resolve_interval, [this] { return stop_resolver; })) {
                 lock.unlock();
-                each_target([&](std::size_t a, std::size_t t, conf::endpoint const& at) {
-                    if (is_literal(at.host)) return;
-                    auto const addresses = resolve(at);
-                    if (addresses.empty()) return;
-                    for (auto& w : workers) w->post([w = w.get(), a, t, addresses] { w->set_addresses(a, t, addresses); });
-                });
+                look_up_names();
                 lock.lock();
             }
         });
+    }
+
+    void look_up_names() try {
+        each_target([&](std::size_t a, std::size_t t, conf::endpoint const& at) {
+            if (is_literal(at.host)) return;
+            auto const addresses = resolve(at);
+            if (addresses.empty()) return;
+            for (auto& w : workers) w->post([w = w.get(), a, t, addresses] { w->set_addresses(a, t, addresses); });
+        });
+    } catch (std::exception const& e) {  // out of memory: the addresses stay as they are
+        log::warn("upstream", "names were not looked up: {}", e.what());
     }
 
     void end_resolver() {
@@ -193,7 +202,7 @@ struct server::impl {
 };
 
 server::server(conf::settings settings, std::vector<keystore::shard_update> const& shards, usage::recorder& rings)
-    : impl_(std::make_unique<impl>(std::move(settings), shards, rings)) {}
+    : impl_(std::make_unique<impl>(settings, shards, rings)) {}
 
 server::~server() { drain(std::chrono::milliseconds(0)); }
 
@@ -287,17 +296,27 @@ counters server::counters() const {
 }
 
 std::string server::memory_bound() const {
-    auto const& s = impl_->shared.settings;
-    std::size_t const busy = s.limit.requests_in_flight != 0 ? s.limit.requests_in_flight : s.limit.connections;
-    std::size_t const mib = 1U << 20U;
-    std::size_t const sessions = s.limit.connections * std::size_t{2048};
-    std::size_t const buffers = busy * 3 * impl_->shared.small_buffer_bytes;
-    std::size_t const large = impl_->workers.size() * impl_->shared.large_buffers_per_worker * (256U << 10U);
-    std::size_t const rings = impl_->workers.size() * s.usage.ring_bytes;
-    return fmt::format(
-        "memory at most: {} MiB for {} connections, {} MiB of buffers for {} requests at once (of which only pages in use "
-        "count), {} MiB for long bodies, {} MiB of usage rings, and the keys",
-        sessions / mib, s.limit.connections, buffers / mib, busy, large / mib, rings / mib);
+    // Measured (tests/e2e/test_memory.py holds the sum against them): a connection with its session, coroutine frames and
+    // upstream connection; a key with an application of its own; program, SQLite's caches, log, admin socket.
+    constexpr std::size_t mib = 1U << 20U;
+    constexpr std::size_t connection_bytes = 8U << 10U;
+    constexpr std::size_t key_bytes = 256;
+    constexpr std::size_t program = 48 * mib;
+    auto const& shared = impl_->shared;
+    auto const& s = shared.settings;
+    std::size_t const connections = s.limit.connections * connection_bytes;
+    std::size_t const rings = shared.workers * s.usage.ring_bytes;
+    std::size_t const keys = impl_->key_count * key_bytes;
+    std::size_t const all = connections + s.limit.memory + rings + keys + program;
+    auto const in_mib = [](std::size_t bytes) { return (bytes + mib - 1) / mib; };
+    auto out = fmt::format(
+        "at most {} MiB: connections {} x {} KiB, buffers {} MiB (limits.memory), usage rings {} x {} KiB, keys {} x {} B, "
+        "program {} MiB",
+        in_mib(all), s.limit.connections, connection_bytes >> 10U, in_mib(s.limit.memory), shared.workers,
+        s.usage.ring_bytes >> 10U, impl_->key_count, key_bytes, program / mib);
+    auto const machine = static_cast<std::size_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+    if (all > machine) out += fmt::format("; this machine has {} MiB: lower limits.memory", machine / mib);
+    return out;
 }
 
 }  // namespace latchkey::gateway

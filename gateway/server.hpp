@@ -62,7 +62,7 @@ class server {
 
     gateway::counters counters() const;
 
-    // One line a start-up log shows: what memory the settings allow at most ("10000 connections x ...").
+    // One line that the log shows at start: what memory the settings allow at most, and of what it is the sum.
     std::string memory_bound() const;
 
   private:

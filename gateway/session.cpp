@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <exception>
+#include <new>
 
 #include "base/clock.hpp"
 #include "base/log.hpp"
@@ -44,7 +45,8 @@ constexpr std::size_t linger_bytes_max = 1U << 20U;
 // stack.
 constexpr unsigned pipelined_max = 32;
 constexpr std::int64_t linger_ns = 2'000'000'000;
-constexpr std::int64_t look_after_ns = 200'000'000;  // how long a wait may last before the sweep looks at the socket once
+constexpr std::int64_t hurried_head_ns = 1'000'000'000;  // what a head may take while memory is short
+constexpr std::int64_t look_after_ns = 200'000'000;      // how long a wait may last before the sweep looks at the socket once
 
 }  // namespace
 
@@ -65,30 +67,35 @@ detached session::run() {
     auto const& deadlines = w_.shared().settings.client;
     unsigned pipelined = 0;  // requests in a row that stood in the buffer
     bool go_on = true;
-    while (go_on) {
-        if (begin_ == end_) {
-            in_.reset();
-            begin_ = end_ = 0;
-            idle_ = true;
-            nudged_ = false;
-            client_.read_until(last_ns_ + ns(served_ == 0 ? deadlines.head : deadlines.idle));
-            io_result const r = co_await client_.read_next(w_.buffers(), in_);
-            if (r.ec || r.n == 0) break;
-            end_ = r.n;
-            pipelined = 0;
-        } else if (++pipelined == pipelined_max) {
-            pipelined = 0;
-            co_await w_.next_turn();
+    try {
+        while (go_on) {
+            if (begin_ == end_) {
+                in_.reset();
+                begin_ = end_ = 0;
+                idle_ = true;
+                nudged_ = false;
+                client_.read_until(last_ns_ + ns(served_ == 0 ? deadlines.head : deadlines.idle));
+                io_result const r = co_await client_.read_next(w_.buffers(), in_);
+                if (r.ec == asio::error::no_buffer_space) co_await turn_away();
+                if (r.ec || r.n == 0) break;
+                end_ = r.n;
+                pipelined = 0;
+            } else if (++pipelined == pipelined_max) {
+                pipelined = 0;
+                co_await w_.next_turn();
+            }
+            idle_ = false;
+            go_on = co_await exchange_once();
+            if (go_on && w_.draining()) {
+                linger_ = true;
+                go_on = false;
+            }
+            ++served_;
         }
-        idle_ = false;
-        go_on = co_await exchange_once();
-        if (go_on && w_.draining()) {
-            linger_ = true;
-            go_on = false;
-        }
-        ++served_;
+        if (linger_) co_await linger();
+    } catch (std::exception const& e) {  // out of memory: this client is lost, the others are not
+        log::error("session", "a connection was closed: {}", log::quoted(e.what()));
     }
-    if (linger_) co_await linger();
     client_.close();
     w_.finished(*this);
 }
@@ -200,6 +207,8 @@ refusal session::decide(exchange& x) {
     }
     why = within_limits(x);
     if (why != refusal::none) return why;
+    x.out = w_.buffers().small();
+    if (!x.out) return refusal::overloaded;
     return rewrite(x, h, x.api->require_key ? &key : nullptr, {trace.data(), trace.size()});
 }
 
@@ -284,7 +293,6 @@ refusal session::rewrite(exchange& x, head const& h, keystore::key_view const* k
     c.trusted_peer = trusted_;
     c.bearer_is_key = bearer_is_key(w_.shared().settings.keys, *x.api, h);
 
-    x.out = w_.buffers().small();
     x.fields_begin = request_lines_max(x.method, x.forward_path, x.query, x.frame.host, w_.group(x.api_index).lines_max());
     if (x.fields_begin >= x.out.size()) return refusal::head_too_large;
     writer w(x.out.data() + x.fields_begin, x.out.size() - x.fields_begin);
@@ -304,10 +312,15 @@ task<refusal> session::refuse(exchange& x, refusal why) {
     bool const close = text.close || !may_keep(x);
     auto const& keys = w_.shared().settings.keys;
     refusal_context const c{x.request_id, keys.realm, w_.date(), keys.bearer, close, x.to_head, x.http_1_0};
+    char* const space = x.out ? x.out.data() : w_.spare().data();
     pieces p;
-    p.add(x.out.data(), write_refusal(x.out.data(), why, c));
+    p.add(space, write_refusal(space, why, c));
     linger_ = close;
-    error_code const ec = co_await send(x, p, true);
+    error_code ec;
+    if (x.out)
+        ec = co_await send(x, p, true);
+    else if (!try_send(x, p, true, ec))
+        ec = asio::error::no_buffer_space;  // the spare space cannot be held across a wait
     if (ec) {
         x.end = w_.closing()                   ? usage::outcome::shut_down
                 : ec == asio::error::timed_out ? usage::outcome::timed_out
@@ -345,7 +358,8 @@ void session::finish(exchange& x) noexcept {
 // Whether the client's connection can take another request after this one.
 bool session::may_keep(exchange const& x) const noexcept {
     auto const most = w_.shared().settings.limit.requests_per_connection;
-    return x.frame.keep_alive && x.body_whole && !x.uploading && !w_.draining() && (most == 0 || served_ + 1 < most);
+    return x.frame.keep_alive && x.body_whole && !x.uploading && !w_.draining() && !w_.memory_tight() &&
+           (most == 0 || served_ + 1 < most);
 }
 
 // Puts the record into the ring, provisionally: called before the write that sends the response's last byte.
@@ -402,18 +416,40 @@ void session::record(exchange& x) noexcept {
 
 task<bool> session::linger() {
     client_.shutdown_write();
-    lease buffer = w_.buffers().small();
+    auto const nowhere = w_.nowhere();  // nobody looks at what is read here
     std::size_t seen = 0;
     client_.read_until(steady_ns() + linger_ns);
     while (seen < linger_bytes_max && !w_.closing()) {
-        io_result const r = co_await client_.read_more(buffer.data(), buffer.size());
+        io_result const r = co_await client_.read_more(nowhere.data(), nowhere.size());
         if (r.ec || r.n == 0) break;
         seen += r.n;
     }
     co_return true;
 }
 
+// There is no buffer to read a request into. It is answered unread, and on record like any other that could not be read.
+task<bool> session::turn_away() {
+    exchange x;
+    current_ = &x;
+    idle_ = false;
+    x.began_ns = last_ns_ = steady_ns();
+    auto const nowhere = w_.nowhere();
+    io_result const r = client_.read_now(nowhere.data(), nowhere.size());
+    x.request_bytes = r.n;
+    x.recorded = r.ec || r.n == 0;  // it ended: no request
+    try {
+        if (!x.recorded) co_await refuse(x, refusal::overloaded);
+    } catch (std::bad_alloc const&) {
+        break_off(x, usage::outcome::refused);
+    }
+    finish(x);
+    current_ = nullptr;
+    co_return true;
+}
+
 void session::sweep(std::int64_t now_ns) noexcept {
+    bool const in_head = current_ && !current_->in_flight;  // it holds a buffer, for nothing yet
+    if (in_head && w_.memory_short() && now_ns - current_->began_ns > hurried_head_ns) client_.read_until(now_ns);
     client_.expire(now_ns);
     if (now_ns - last_ns_ < look_after_ns) return;
     if (idle_) {

@@ -131,6 +131,7 @@ class session : public boost::intrusive::list_base_hook<> {
     void finish(exchange&) noexcept;
     bool may_keep(exchange const&) const noexcept;
     task<bool> linger();
+    task<bool> turn_away();
 
     // --- the upstream (relay.cpp)
     bool lease_pooled(exchange&);

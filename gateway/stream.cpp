@@ -5,6 +5,7 @@
 
 #include <cassert>
 #include <cerrno>
+#include <new>
 
 namespace latchkey::gateway {
 namespace {
@@ -43,7 +44,12 @@ stream::~stream() {
 
 error_code stream::open(int descriptor) {
     assert(descriptor_ < 0);
-    if (int const e = reactor_.register_descriptor(descriptor, data_)) {
+    int e = ENOMEM;
+    try {
+        e = reactor_.register_descriptor(descriptor, data_);
+    } catch (std::bad_alloc const&) {  // e says so
+    }
+    if (e != 0) {
         ::close(descriptor);
         return {e, boost::system::system_category()};
     }
@@ -146,6 +152,10 @@ status stream::perform_read(asio::detail::reactor_op* base) {
     std::size_t size = o.size;
     if (!data) {
         if (!*o.into) *o.into = o.pool->small();
+        if (!*o.into) {
+            o.ec_ = asio::error::no_buffer_space;
+            return status::done;  // what came stays in the kernel
+        }
         data = o.into->data();
         size = o.into->size();
     }
@@ -179,6 +189,7 @@ io_result stream::take_read() noexcept {
         if (nudged_ && descriptor_ >= 0) {
             if (!read_.data) {
                 if (!*read_.into) *read_.into = read_.pool->small();
+                if (!*read_.into) return {asio::error::no_buffer_space, 0};
                 return receive(descriptor_, read_.into->data(), read_.into->size(), 0);
             }
             return receive(descriptor_, read_.data, read_.size, 0);

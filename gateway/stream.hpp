@@ -52,7 +52,8 @@ class stream {
         void await_suspend(std::coroutine_handle<> h) noexcept { s.start_read(h); }
         io_result await_resume() const noexcept { return s.take_read(); }
     };
-    // Between messages: waits, then reads into a buffer lent from `pool` at that moment, kept in `into`.
+    // Between messages: waits, then reads into a buffer lent from `pool` at that moment, kept in `into`. no_buffer_space where
+    // the pool has none: nothing was read then.
     read_awaiter read_next(buffer_pool& pool, lease& into) noexcept;
     // Within a message: tries at once, then waits. `size` > 0. Every at_once_max-th success in a row is handed over by the loop
     // nevertheless, so that a peer that always has more ready keeps neither the other connections nor the sweep waiting.

@@ -16,7 +16,8 @@
 #include <cassert>
 #include <cstring>
 #include <ctime>
-#include <span>
+#include <exception>
+#include <new>
 
 #include "base/clock.hpp"
 #include "base/ids.hpp"
@@ -30,7 +31,8 @@ constexpr auto sweep_interval = std::chrono::milliseconds(100);
 constexpr auto accept_pause = std::chrono::milliseconds(50);  // after EMFILE (fault R1)
 constexpr unsigned accepts_per_turn = 64;                     // then others get their turn
 constexpr std::size_t large_buffer_bytes = 256U << 10U;
-constexpr std::size_t large_buffers_bytes_max = 16U << 20U;  // per worker
+constexpr std::size_t large_buffers_bytes_max = 16U << 20U;  // per worker, and no more than a quarter of its share
+constexpr std::size_t memory_least = 4U << 20U;              // per worker
 constexpr std::size_t frames_kept = 64;
 constexpr std::size_t buffers_kept = 64;
 
@@ -47,10 +49,14 @@ conf::settings fitted(conf::settings s) {
     if (::getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur == RLIM_INFINITY || files.rlim_cur <= 2 * own) return s;
     auto const fit = (files.rlim_cur - own) / 2;
     if (fit >= s.limit.connections) return s;
-    log::warn("start",
-              "limits.connections is lowered from {}: each may take two open files, and {} allow {} (raise it with LimitNOFILE "
-              "or ulimit -n)",
-              s.limit.connections, files.rlim_cur, fit);
+    log::warn(
+        "start",
+        "limits.connections is lowered from {}, connections_per_address with it: each may take two open files, and {} allow "
+        "{} (raise it with LimitNOFILE or ulimit -n)",
+        s.limit.connections, files.rlim_cur, fit);
+    // One address keeps its part of the places, rounded up.
+    std::uint64_t const part = std::uint64_t{s.limit.connections_per_address} * fit + s.limit.connections - 1;
+    s.limit.connections_per_address = static_cast<std::uint32_t>(part / s.limit.connections);
     s.limit.connections = static_cast<std::uint32_t>(fit);
     return s;
 }
@@ -107,12 +113,15 @@ int open_reserve() noexcept { return ::open("/dev/null", O_RDONLY | O_CLOEXEC); 
 
 // --- common
 
-common::common(conf::settings s)
+common::common(conf::settings s, unsigned worker_count)
     : settings(fitted(std::move(s))),
       router(settings.apis),
       connections(settings.limit.connections, settings.limit.connections_per_address),
       small_buffer_bytes(small_buffer_for(settings.limit)),
-      large_buffers_per_worker(large_buffers_bytes_max / large_buffer_bytes) {
+      workers(worker_count) {
+    if (buffer_bytes_per_worker() < memory_least)
+        throw std::runtime_error(fmt::format("limits.memory: {} MiB are too few for {} workers; write \"{}MiB\" or more",
+                                             settings.limit.memory >> 20U, workers, workers * memory_least >> 20U));
     for (auto const& text : settings.trusted_proxies) {
         boost::system::error_code ec;
         bool const v6 = text.find(':') != std::string::npos;
@@ -143,6 +152,19 @@ bool common::trusts(ip_address const& peer) const noexcept {
     });
 }
 
+std::size_t common::large_buffers_per_worker() const noexcept {
+    return std::min(large_buffers_bytes_max, buffer_bytes_per_worker() / 4) / buffer_pool::cost(large_buffer_bytes);
+}
+
+bool common::counts(address_bytes const& peer) const noexcept {
+    asio::ip::address_v6::bytes_type raw{};
+    std::memcpy(raw.data(), peer.data(), raw.size());
+    asio::ip::address_v6 const v6(raw);
+    if (!v6.is_v4_mapped()) return !v6.is_loopback() && !trusts(v6);
+    auto const v4 = asio::ip::make_address_v4(asio::ip::v4_mapped, v6);
+    return v4 != asio::ip::address_v4::loopback() && !trusts(v4);
+}
+
 // --- worker
 
 struct worker::acceptor {
@@ -150,20 +172,25 @@ struct worker::acceptor {
     asio::ip::tcp::acceptor socket;
     asio::steady_timer pause;
     listener_address address;
+    bool waiting = false;  // for a client, or for the end of its rest
     std::int64_t complained_ns = 0;
 };
 
-worker::worker(common& shared, usage::ring& ring, unsigned index, unsigned workers)
+worker::worker(common& shared, usage::ring& ring, unsigned index)
     : shared_(shared),
       ring_(ring),
       index_(index),
       io_(BOOST_ASIO_CONCURRENCY_HINT_UNSAFE_IO),  // one thread runs it: posts are locked, sockets need not be
       reactor_(asio::use_service<reactor>(io_)),
-      buffers_(shared.small_buffer_bytes, large_buffer_bytes, shared.large_buffers_per_worker),
+      buffers_(shared.small_buffer_bytes, large_buffer_bytes, shared.large_buffers_per_worker(),
+               shared.buffer_bytes_per_worker()),
       request_head_(std::make_unique<head>()),
       response_head_(std::make_unique<head>()),
       sweep_timer_(io_),
-      in_flight_max_((shared.settings.limit.requests_in_flight + workers - 1) / workers) {
+      in_flight_max_((shared.settings.limit.requests_in_flight + shared.workers - 1) / shared.workers),
+      memory_tight_(shared.buffer_bytes_per_worker() / 100 * 92),
+      memory_short_(shared.buffer_bytes_per_worker() / 100 * 95),
+      memory_full_(shared.buffer_bytes_per_worker() / 100 * 98) {
     reactor_.init_task();
     for (auto const& a : shared.settings.apis) groups_.push_back(std::make_unique<target_group>(reactor_, a));
     random_bytes(std::as_writable_bytes(std::span(&id_prefix_, 1)));
@@ -204,16 +231,32 @@ void worker::join() {
 void worker::run() {
     pthread_setname_np(pthread_self(), fmt::format("worker-{}", index_).c_str());
     ask_for_short_slices();
-    for (auto& a : acceptors_) accept_some(*a);
-    wait_for_sweep();
-    io_.run();
+    for (;;) {
+        try {
+            go_on();
+            io_.run();
+            return;
+        } catch (std::exception const& e) {  // out of memory: a handler is lost, the worker is not
+            log::error("worker", "memory ran out: {}", e.what());
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));  // rather than spin until there is some
+        }
+    }
+}
+
+// What a lost handler would have set up for the next round.
+void worker::go_on() {
+    for (auto& a : acceptors_)
+        if (!a->waiting && !draining_) accept_some(*a);
+    if (!sweeping_) wait_for_sweep();
 }
 
 // --- accepting: many a turn, never more than the limits, and never in a spin when descriptors run out
 
 void worker::accept_some(acceptor& a) {
     a.socket.async_wait(asio::ip::tcp::acceptor::wait_read, [this, &a](error_code const& ec) {
+        a.waiting = false;
         if (ec || draining_) return;
+        if (memory_full()) return rest(a);  // clients wait in the kernel's queue until there is room
         int const listener = a.socket.native_handle();
         for (unsigned i = 0; i < accepts_per_turn; ++i) {
             int const fd = ::accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -232,11 +275,12 @@ void worker::accept_some(acceptor& a) {
         }
         accept_some(a);
     });
+    a.waiting = true;
 }
 
 // Out of descriptors or memory: the reserve descriptor takes one waiting client off the queue and closes it, so that it learns of
 // its fate; then accepting rests a while. True: it goes on by itself.
-bool worker::shed_one(acceptor& a) noexcept {
+bool worker::shed_one(acceptor& a) {
     int const why = errno;
     if ((why == EMFILE || why == ENFILE) && reserve_descriptor_ >= 0) {
         ::close(std::exchange(reserve_descriptor_, -1));
@@ -252,11 +296,17 @@ bool worker::shed_one(acceptor& a) noexcept {
         a.complained_ns = now;
         log::warn("accept", "connections wait: {}; raise the descriptor limit or lower limits.connections", std::strerror(why));
     }
+    rest(a);
+    return true;
+}
+
+void worker::rest(acceptor& a) {
     a.pause.expires_after(accept_pause);
     a.pause.async_wait([this, &a](error_code const& ec) {
+        a.waiting = false;
         if (!ec && !draining_) accept_some(a);
     });
-    return true;
+    a.waiting = true;
 }
 
 void worker::adopt(int descriptor, listener_address const& at) {
@@ -284,24 +334,32 @@ void worker::adopt(int descriptor, listener_address const& at) {
         if (IN6_IS_ADDR_V4MAPPED(&v6.sin6_addr)) address = asio::ip::make_address_v4(asio::ip::v4_mapped, address.to_v6());
         ::inet_ntop(address.is_v4() ? AF_INET : AF_INET6, bytes.data() + (address.is_v4() ? 12 : 0), text.data(), text.size());
     }
-    if (!shared_.connections.enter(bytes)) {
+    if (!shared_.connections.enter(bytes, shared_.counts(bytes))) {
         ::close(descriptor);
         counts_.shed.add();
         return;
     }
-    counts_.accepted.add();
-    auto* const s = new session(*this, bytes, text.data(), shared_.trusts(address), at);
-    if (s->open(descriptor, steady_ns())) {
-        shared_.connections.leave(bytes);
+    auto* const s = new (std::nothrow) session(*this, bytes, text.data(), shared_.trusts(address), at);
+    if (!s || s->open(descriptor, steady_ns())) {
+        if (!s) ::close(descriptor);
+        shared_.connections.leave(bytes, shared_.counts(bytes));
+        counts_.shed.add();
         delete s;
         return;
     }
+    counts_.accepted.add();
     sessions_.push_back(*s);
-    s->run();
+    try {
+        s->run();
+    } catch (std::bad_alloc const&) {  // its frame could not be made, so nothing of it ran
+        s->end_now();
+        finished(*s);
+        throw;
+    }
 }
 
 void worker::finished(session& s) noexcept {
-    shared_.connections.leave(s.address());
+    shared_.connections.leave(s.address(), shared_.counts(s.address()));
     sessions_.erase(sessions_.iterator_to(s));
     delete &s;
     maybe_stop();
@@ -312,11 +370,13 @@ void worker::finished(session& s) noexcept {
 void worker::wait_for_sweep() {
     sweep_timer_.expires_after(sweep_interval);
     sweep_timer_.async_wait([this](error_code const& ec) {
+        sweeping_ = false;
         if (ec) return;
         sweep();
         maybe_stop();
         if (!(draining_ && sessions_.empty())) wait_for_sweep();
     });
+    sweeping_ = true;
 }
 
 void worker::sweep() {

@@ -11,6 +11,7 @@
 #include <coroutine>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -49,14 +50,20 @@ struct tallies {
 
 // What all workers share: read-only but for the connection counts.
 struct common {
-    explicit common(conf::settings s);
+    common(conf::settings s, unsigned worker_count);
     bool trusts(ip_address const& peer) const noexcept;  // is it one of settings.trusted_proxies?
 
     conf::settings settings;
     gateway::router router;
     connection_limit connections;
     std::size_t small_buffer_bytes;
-    std::size_t large_buffers_per_worker;
+    unsigned workers;
+
+    // What one worker's buffers may take: its share of limits.memory.
+    std::size_t buffer_bytes_per_worker() const noexcept { return settings.limit.memory / workers; }
+    std::size_t large_buffers_per_worker() const noexcept;
+    // Whether limits.connections_per_address counts this peer: not those who speak for others (trusted proxies, this machine).
+    bool counts(address_bytes const& peer) const noexcept;
 
   private:
     std::vector<asio::ip::network_v4> trusted_v4_;
@@ -71,7 +78,7 @@ struct listener_address {
 
 class worker {
   public:
-    worker(common& shared, usage::ring& ring, unsigned index, unsigned workers);
+    worker(common& shared, usage::ring& ring, unsigned index);
     ~worker();
     worker(worker const&) = delete;
     worker& operator=(worker const&) = delete;
@@ -106,7 +113,16 @@ class worker {
     head& response_scratch() noexcept { return *response_head_; }  // likewise
     bool draining() const noexcept { return draining_; }
     bool closing() const noexcept { return closing_; }
-    bool overloaded() const noexcept { return in_flight_max_ != 0 && counts_.in_flight.get() > in_flight_max_; }
+    bool overloaded() const noexcept {
+        return memory_short() || (in_flight_max_ != 0 && counts_.in_flight.get() > in_flight_max_);
+    }
+    // How much of this worker's share of limits.memory is lent (fault R2): from 92 % on connections are not kept, from 95 % on
+    // requests are refused and slow heads hurried, from 98 % on nobody is accepted.
+    bool memory_tight() const noexcept { return buffers_.lent_bytes() > memory_tight_; }
+    bool memory_short() const noexcept { return buffers_.lent_bytes() > memory_short_; }
+    bool memory_full() const noexcept { return buffers_.lent_bytes() > memory_full_; }
+    std::span<char> spare() noexcept { return spare_; }  // for a refusal when no buffer is left; valid until the next co_await
+    std::span<char> nowhere() noexcept { return nowhere_; }  // what is read into it is not looked at: any number may at once
     std::string_view date() const noexcept { return {date_.data(), 29}; }
     std::int64_t wall_ms(std::int64_t steady_ns_) const noexcept { return wall_offset_ms_ + steady_ns_ / 1'000'000; }
 
@@ -131,9 +147,11 @@ class worker {
   private:
     struct acceptor;
     void run();
+    void go_on();
     void accept_some(acceptor&);
+    void rest(acceptor&);
     void adopt(int descriptor, listener_address const&);
-    bool shed_one(acceptor&) noexcept;
+    bool shed_one(acceptor&);
     void wait_for_sweep();
     void sweep();
     void set_clock(std::int64_t now_ns) noexcept;
@@ -156,6 +174,11 @@ class worker {
     asio::steady_timer sweep_timer_;
     std::thread thread_;
     std::uint64_t in_flight_max_;
+    std::size_t memory_tight_;
+    std::size_t memory_short_;
+    std::size_t memory_full_;
+    std::array<char, 2048> spare_{};
+    std::array<char, 16384> nowhere_{};
     std::int64_t wall_offset_ms_ = 0;
     std::int64_t date_second_ = -1;
     std::array<char, 32> date_{};
@@ -165,6 +188,7 @@ class worker {
     std::array<std::uint64_t, 4> random_state_{};
     int reserve_descriptor_ = -1;
     unsigned sweeps_ = 0;
+    bool sweeping_ = false;  // the next sweep is set
     bool draining_ = false;
     bool closing_ = false;
 };

@@ -118,6 +118,7 @@ struct recorder::impl {
     result<void> set_up();
 
     result<void> pass();
+    result<void> attempt();
     result<void> take_all();
     result<void> remove_old();
     void report(result<void> const& outcome);
@@ -245,10 +246,18 @@ result<void> recorder::impl::remove_old() {
 
 result<void> recorder::impl::pass() {
     std::lock_guard const lock(work);
-    auto done = take_all();
-    if (done) done = remove_old();
+    auto done = attempt();
     report(done);
     return done;
+}
+
+// Out of memory, nothing has moved: the records wait for the next pass.
+result<void> recorder::impl::attempt() try {
+    auto done = take_all();
+    if (done) done = remove_old();
+    return done;
+} catch (std::bad_alloc const&) {
+    return error{errc::io, "out of memory"};
 }
 
 // One line when the trouble begins, one when it is over.

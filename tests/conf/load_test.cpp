@@ -62,6 +62,7 @@ TEST_CASE("the shipped latchkey.toml loads without findings and says the default
     CHECK(v.limit.connections == d.limit.connections);
     CHECK(v.limit.connections_per_address == d.limit.connections_per_address);
     CHECK(v.limit.requests_in_flight == d.limit.requests_in_flight);
+    CHECK(v.limit.memory == d.limit.memory);
     CHECK(v.limit.requests_per_connection == d.limit.requests_per_connection);
     CHECK(v.limit.response_head_bytes == d.limit.response_head_bytes);
     CHECK(v.client.head == d.client.head);
@@ -237,6 +238,7 @@ TEST_CASE("each range is enforced at both ends") {
         {"[limits]\nconnections =", "0", "1", "1000000", "1000001"},
         {"[limits]\nresponse_head_bytes =", "1023", "\"1KiB\"", "\"64KiB\"", "\"65KiB\""},
         {"[limits]\nconnections_per_address =", "-1", "0", "4294967295", "4294967296"},
+        {"[limits]\nmemory =", "\"4095KiB\"", "\"4MiB\"", "\"1024GiB\"", "\"1025GiB\""},
         {"[client]\nhead =", "\"99ms\"", "\"100ms\"", "\"1h\"", "\"61m\""},
         {"[client]\nidle =", "0", "\"100ms\"", "\"24h\"", "\"2d\""},
         {"[client]\nrequest =", "\"999ms\"", "0", "\"1d\"", "\"25h\""},

@@ -1,6 +1,7 @@
 """Clients that mean harm: the gateway spends little on them and goes on serving the others."""
 import contextlib
 import random
+import re
 import resource
 import select
 import socket
@@ -19,11 +20,11 @@ hasty = fixture_of({"client": {"head": f"{int(1500 * SLOW)}ms", "body_stall": f"
                                "idle": f"{int(3000 * SLOW)}ms"}})
 
 
-def connect_many(address, count, first=b""):
-    """Non-blocking connections that have sent `first`."""
+def connect_many(address, count, first=b"", source="127.0.0.1"):
+    """Connections that have sent `first`."""
     socks = []
     for _ in range(count):
-        s = socket.create_connection(address, timeout=bound(10))
+        s = socket.create_connection(address, timeout=bound(10), source_address=(source, 0))
         if first:
             s.sendall(first)
         socks.append(s)
@@ -135,16 +136,37 @@ def test_connection_churn_leaves_nothing_behind(gateway, key):
 
 def test_one_address_cannot_take_all_connections(few):
     key = few.create_key()["key"]
-    socks = connect_many(few.address, 25)
+    socks = connect_many(few.address, 25, source="127.0.0.2")
     wait_until(lambda: sum(ended(s) for s in socks) >= 5, 5, "the end of the connections over the limit of 20")
-    with few.client(source="127.0.0.2") as c:
+    with few.client(source="127.0.0.3") as c:
         served(c.get("/x", key))
     close_all(socks)
-    wait_until(lambda: gets_in(few, key), 10, "room again")
+    wait_until(lambda: gets_in(few, key, "127.0.0.2"), 10, "room again")
 
 
-def gets_in(gateway, key):
-    with contextlib.suppress(Broken, OSError), gateway.client() as c:
+def test_without_a_setting_one_address_gets_a_tenth_of_the_places(gateway, key):
+    """1000 of 10,000, or a tenth of what the descriptors allow."""
+    allowed = -(-int(re.search(r"connections (\d+) x", gateway.log())[1]) // 10)
+    socks = connect_many(gateway.address, allowed + 10, source="127.0.0.9")
+    wait_until(lambda: sum(ended(s) for s in socks) == 10, 10, "the end of what is over the limit")
+    with gateway.client(source="127.0.0.8") as c:
+        served(c.get("/x", key))
+    close_all(socks)
+    wait_until(lambda: gets_in(gateway, key, "127.0.0.9"), 10, "room again")
+
+
+def test_this_machine_may_hold_more_than_one_address_may(few):
+    """127.0.0.1 is where a proxy that ends the TLS runs."""
+    key = few.create_key()["key"]
+    socks = connect_many(few.address, 25)
+    for s in socks:
+        s.sendall(request_bytes("GET", "/x", key))
+        assert s.recv(65536).startswith(b"HTTP/1.1 200")
+    close_all(socks)
+
+
+def gets_in(gateway, key, source=None):
+    with contextlib.suppress(Broken, OSError), gateway.client(source=source) as c:
         return c.get("/x", key).status == 200
     return False
 

@@ -99,3 +99,33 @@ TEST_CASE("pools whose sizes are the same keep their counts apart") {
     other.reset();
     CHECK(pool.lent() == 0);
 }
+
+TEST_CASE("no buffer is lent beyond the memory, and a place that is given back can be taken again") {
+    std::size_t const cost = buffer_pool::cost(4096);
+    buffer_pool pool(4096, 65536, 2, 3 * cost);
+    std::vector<lease> all;
+    for (int i = 0; i < 3; ++i) all.push_back(pool.small());
+    CHECK(all.back());
+    CHECK(pool.lent_bytes() == 3 * cost);
+    CHECK_FALSE(pool.small());
+    CHECK_FALSE(pool.large());
+    CHECK(pool.lent() == 3);
+    all.pop_back();
+    CHECK(pool.small());
+    CHECK(pool.mapped_bytes() == 3 * cost);
+}
+
+TEST_CASE("where a large buffer does not fit, a small one is lent; unused large ones make room for small ones") {
+    buffer_pool pool(4096, 65536, 2, buffer_pool::cost(65536) + buffer_pool::cost(4096));
+    {
+        lease a = pool.large();
+        CHECK(a.size() == 65536);
+        lease b = pool.large();
+        CHECK(b.size() == 4096);
+        CHECK_FALSE(pool.large());
+    }
+    std::vector<lease> many;
+    for (int i = 0; i < 3; ++i) many.push_back(pool.small());
+    CHECK(many.back());
+    CHECK(pool.mapped_bytes() <= buffer_pool::cost(65536) + buffer_pool::cost(4096));
+}

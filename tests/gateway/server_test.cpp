@@ -152,20 +152,49 @@ TEST_CASE("a server that was never started is drained and destroyed") {
 
 TEST_CASE("one address gets no more connections than its limit, and a place that is left is free again") {
     world w([](conf::settings& s) { s.limit.connections_per_address = 2; });
-    wire first = wire::to(w.port);
+    constexpr unsigned char someone = 2;  // 127.0.0.2; 127.0.0.1 is this machine, which has no such limit
+    wire first = wire::to(w.port, someone);
     first.send(w.request());
     CHECK(status_is(first.message(), 200));
-    wire second = wire::to(w.port);
+    wire second = wire::to(w.port, someone);
     second.send(w.request());
     CHECK(status_is(second.message(), 200));
-    wire third = wire::to(w.port);
+    wire third = wire::to(w.port, someone);
     CHECK(third.rest().empty());  // closed at once
     CHECK(eventually([&] { return w.gateway->counters().connections_shed == 1; }));
     first = wire();
     CHECK(eventually([&] { return w.gateway->counters().connections_open == 1; }));
-    wire fourth = wire::to(w.port);
+    wire fourth = wire::to(w.port, someone);
     fourth.send(w.request());
     CHECK(status_is(fourth.message(), 200));
+}
+
+TEST_CASE("who speaks for others has no limit of its own: this machine, and trusted proxies") {
+    world w([](conf::settings& s) {
+        s.limit.connections_per_address = 1;
+        s.trusted_proxies = {"127.0.0.3"};
+    });
+    for (unsigned char const from : std::initializer_list<unsigned char>{1, 3}) {
+        std::vector<wire> kept;
+        for (int i = 0; i < 4; ++i) {
+            kept.push_back(wire::to(w.port, from));
+            kept.back().send(w.request());
+            CHECK(status_is(kept.back().message(), 200));
+        }
+    }
+    wire one = wire::to(w.port, 2);
+    one.send(w.request());
+    CHECK(status_is(one.message(), 200));
+    CHECK(wire::to(w.port, 2).rest().empty());
+}
+
+TEST_CASE("too little memory for the workers stops the start and says how much they need") {
+    world w;
+    auto settings = w.settings;
+    settings.limit.memory = 4U << 20U;
+    settings.workers = 2;
+    CHECK_THROWS_WITH(server(settings, {}, *w.recorder),
+                      "limits.memory: 4 MiB are too few for 2 workers; write \"8MiB\" or more");
 }
 
 TEST_CASE("a connection ends after its last request") {

@@ -53,9 +53,13 @@ class wire {
         a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
         return a;
     }
-    static wire to(std::uint16_t port) {
+    // From 127.0.0.`from`.
+    static wire to(std::uint16_t port, unsigned char from = 1) {
         int const fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
         auto const a = loopback(port);
+        auto mine = loopback(0);
+        mine.sin_addr.s_addr = htonl((127U << 24U) + from);
+        if (::bind(fd, reinterpret_cast<sockaddr const*>(&mine), sizeof mine) != 0) throw std::runtime_error("bind");
         if (::connect(fd, reinterpret_cast<sockaddr const*>(&a), sizeof a) != 0) throw std::runtime_error("connect");
         return wire(fd);
     }
