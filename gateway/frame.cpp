@@ -41,10 +41,18 @@ struct connection_options {
     bool nominates = false;
     bool names_framing = false;  // names a field that frames or routes the message
     bool malformed = false;      // no list of tokens (RFC 9110 section 7.6.1): who reads it otherwise removes other fields
+    std::size_t count = 0;       // elements, empty ones too
+    std::size_t bytes = 0;
+
+    // Each field of the message is held against each option (nominated()), so a client must not choose how many there are.
+    bool too_many() const noexcept { return count > 16 || bytes > 1024; }
 };
 
 void read_connection(std::string_view value, connection_options& out) noexcept {
+    out.bytes += value.size();
+    if (out.too_many()) return;
     each_element(value, [&](std::string_view option) {
+        ++out.count;
         if (equals_lower(option, "close")) {
             out.close = true;
         } else if (equals_lower(option, "keep-alive")) {
@@ -95,6 +103,7 @@ refusal check_request(head const& h, request_frame& out) noexcept {
         }
     }
     if (options.malformed) return refusal::malformed_request;
+    if (options.too_many()) return refusal::head_too_large;
     if (options.names_framing) return refusal::ambiguous_framing;
     out.nominates = options.nominates;
 
@@ -144,7 +153,7 @@ bool check_response(head const& h, bool to_head, response_frame& out) noexcept {
         }
     }
     if (has_length && has_coding) return false;
-    if (options.names_framing || options.malformed) return false;
+    if (options.names_framing || options.malformed || options.too_many()) return false;
     out.nominates = options.nominates;
     out.keep_alive = !options.close && (h.version == 11 || options.keep_alive);
 

@@ -25,7 +25,7 @@ struct request_frame {
     bool nominates = false;         // a Connection field names fields beyond close, keep-alive and upgrade
 };
 
-// refusal::none, or why the request cannot be taken.
+// refusal::none, or why the request cannot be taken. More than 16 Connection options, or 1 KiB of them, are one such reason.
 refusal check_request(head const&, request_frame& out) noexcept;
 
 struct response_frame {

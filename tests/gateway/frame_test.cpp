@@ -282,3 +282,18 @@ TEST_CASE("what frames, routes, authenticates or steers may not stand in a trail
         CHECK(allowed_in_trailer(name));
     }
 }
+
+TEST_CASE("more Connection options than anyone means are refused: each field is held against each") {
+    auto const options = [](std::size_t n, std::string const& one) {
+        std::string out = "Connection: ";
+        for (std::size_t i = 0; i < n; ++i) out += (i == 0 ? "" : ",") + one;
+        return out + "\r\n";
+    };
+    CHECK(judge(post(options(16, "x-a"))) == refusal::none);
+    CHECK(judge(post(options(17, "x-a"))) == refusal::head_too_large);
+    CHECK(judge(post(options(17, ""))) == refusal::head_too_large);
+    CHECK(judge(post(options(10, "x-a") + options(7, "close"))) == refusal::head_too_large);
+    CHECK(judge(post(options(1, std::string(1024, 'a')))) == refusal::none);
+    CHECK(judge(post(options(1, std::string(1025, 'a')))) == refusal::head_too_large);
+    CHECK(judge(post(options(1, std::string(600, 'a')) + options(1, std::string(600, 'b')))) == refusal::head_too_large);
+}

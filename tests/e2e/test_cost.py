@@ -1,0 +1,167 @@
+"""Envoy's rule: no input of a client costs more than 100 times the processor time of an ordinary request. Compared are two spans of
+the worker's own processor time (schedstat, nanoseconds) in one run, so a busy machine slows both."""
+import contextlib
+import pathlib
+
+import pytest
+
+from conftest import run
+from harness import SLOW, Broken, Gateway, RawClient, Upstream, bound, request_bytes, served
+
+KIB = 1 << 10
+TIMES = 100  # Envoy's rule
+ROUNDS = 20 if SLOW == 1 else 4
+
+
+@pytest.fixture(scope="module")
+def up():
+    u = Upstream(default=lambda x: (x.body(sink=lambda piece: None), x.answer(200, [], b"ok")))
+    yield u
+    u.stop()
+    assert not u.faults, u.faults
+
+
+@pytest.fixture(scope="module")
+def costly(up):
+    yield from run(Gateway(up, {"limits": {"requests_in_flight": 0}}, workers=1))
+
+
+@pytest.fixture(scope="module")
+def its_key(costly):
+    return costly.create_key("cost")["key"]
+
+
+def worker_ns(gateway):
+    """Processor time of the worker so far."""
+    tasks = pathlib.Path(f"/proc/{gateway.pid}/task")
+    return sum(int((t / "schedstat").read_text().split()[0]) for t in tasks.iterdir() if (t / "comm").read_text().startswith("worker"))
+
+
+def ordinary_ns(gateway, key, rounds=400):
+    """Of one ordinary request: a kept connection, a key, a short answer."""
+    with gateway.client() as c:
+        for _ in range(20):
+            served(c.get("/ordinary", key))
+        before = worker_ns(gateway)
+        for _ in range(rounds):
+            served(c.get("/ordinary", key))
+        return (worker_ns(gateway) - before) / rounds
+
+
+def pour(client, raw, segment=None):
+    """Sends as much of `raw` as is taken, in writes of `segment` bytes."""
+    with contextlib.suppress(OSError):
+        if segment is None:
+            client.send(raw)
+        else:
+            for at in range(0, len(raw), segment):
+                client.sock.send(raw[at : at + segment])
+
+
+def answers(client):
+    """The statuses of all answers, until the connection ends or is silent in step."""
+    out = []
+    with contextlib.suppress(Broken):
+        out.append(client.response(timeout=5).status)
+    return out
+
+
+def cost_ns(gateway, raw, segment=None, rounds=ROUNDS):
+    """Of one such input, with its connection; and what it was answered."""
+    statuses = set()
+    before = worker_ns(gateway)
+    for _ in range(rounds):
+        with RawClient(gateway.address) as c:
+            pour(c, raw, segment)
+            statuses.update(answers(c))
+    return (worker_ns(gateway) - before) / rounds, statuses
+
+
+def padded(key, size, name="X-Pad"):
+    """A head of `size` bytes."""
+    head = request_bytes("GET", "/x", key, [(name, "")])
+    return request_bytes("GET", "/x", key, [(name, "a" * (size - len(head)))])
+
+
+def hostile(key):
+    """(what, bytes, statuses that may answer it)"""
+    many = [(f"X-{n}", "1") for n in range(97)]
+    yield "100 fields", request_bytes("GET", "/x", key, many), {200}
+    yield "a head of 16 KiB", padded(key, 16 * KIB), {200}
+    yield "a target of dot segments", request_bytes("GET", "/" + "%2e%2e/" * 1160 + "x", key), {200, 400}
+    yield "a target of slashes", request_bytes("GET", "/" * 8000 + "x", key), {200}
+    yield "a target of escapes", request_bytes("GET", "/" + "%41" * 2700, key), {200}
+    yield "a deep target that climbs back", request_bytes("GET", "/a" * 2000 + "/.." * 1300, key), {200}
+    chunk = request_bytes("POST", "/x", key, [("Transfer-Encoding", "chunked")])
+    yield "64 KiB of chunks of one byte", chunk + b"1\r\nx\r\n" * (64 * KIB // 6) + b"0\r\n\r\n", {200}
+    yield "chunk sizes with zeros", chunk + (b"0" * 15 + b"1\r\nx\r\n") * 3000 + b"0\r\n\r\n", {200, 400}
+    yield "chunk extensions", chunk + (b"1;" + b"a" * 100 + b"\r\nx\r\n") * 600 + b"0\r\n\r\n", {200, 400}
+    yield "a chunk extension without end", chunk + b"1;" + b"a" * 64 * KIB, {400, 413}
+    yield "trailers", chunk + b"0\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(90)) + b"\r\n", {200, 400}
+    yield "trailers without end", chunk + b"0\r\n" + b"X-A: y\r\n" * 8 * KIB, {400}
+    yield "a key of 1 MB", request_bytes("GET", "/x", "k" * 1_000_000), {431}
+    yield "a key of 15 KiB", request_bytes("GET", "/x", "k" * 15 * KIB), {401}
+    yield "a bearer of 15 KiB", request_bytes("GET", "/x", None, [("Authorization", "Bearer " + "k" * 15 * KIB)]), {401}
+    for what, option in [("Connection options", "a,"), ("empty Connection options", ","), ("Connection options and blanks", " , "),
+                         ("the same Connection option", "x-1,")]:
+        value = (option * 8000)[: 14 * KIB]
+        yield f"{what} against 90 fields", request_bytes("GET", "/x", key, [("Connection", value)] + many[:90]), {431}
+        lines = [("Connection", (option * 300)[:280])] * 45
+        yield f"{what} in 45 fields", request_bytes("GET", "/x", key, lines + many[:45]), {431}
+    most = [("Connection", ",".join(f"x-{n}" for n in range(16)))]
+    yield "as many Connection options as are taken", request_bytes("GET", "/x", key, most + many[:90]), {200}
+    yield "cookies", request_bytes("GET", "/x", key, [("Cookie", "a=b; " * 30)] * 96), {200, 431}
+    yield "codings", request_bytes("POST", "/x", key, [("Transfer-Encoding", "gzip," * 3000 + "chunked")]), {400, 501}
+    yield "forwarded fields", request_bytes("GET", "/x", key, [("X-Forwarded-For", "1.1.1.1, " * 15)] * 96), {200}
+    yield "trace states", request_bytes("GET", "/x", key, [("tracestate", "a=b," * 30)] * 96), {200}
+    yield "hosts", request_bytes("GET", "/x", key, [("Host", "a")] * 90), {400}
+    yield "a host of 15 KiB", request_bytes("GET", "/x", key, host="a." * 7 * KIB), {400}
+    yield "empty lines", b"\r\n" * 8 * KIB + request_bytes("GET", "/x", key), {200, 400, 431}
+    yield "1000 bad requests at once", b"GET / HTTP/9.9\r\n\r\n" * 1000, {400, 505}
+    yield "garbage", bytes(range(128, 256)) * 500, {400}
+
+
+def keeps_the_rule(gateway, key, raw, what):
+    """What the input is answered. Up to three tries: another process's caches may have hit one of the two spans only."""
+    for _ in range(3):
+        usual = ordinary_ns(gateway, key)
+        cost, statuses = cost_ns(gateway, raw)
+        print(f"{what}: {cost / 1000:.0f} us, {cost / usual:.1f} x {usual / 1000:.1f} us, {statuses}")
+        if cost < TIMES * usual:
+            return statuses
+    raise AssertionError(f"{cost / 1000:.0f} us are {cost / usual:.0f} times the {usual / 1000:.0f} us of an ordinary request")
+
+
+NAMES = [what for what, _, _ in hostile("k")]
+
+
+@pytest.mark.parametrize("what", NAMES)
+def test_no_single_write_of_a_client_costs_more_than_100_ordinary_requests(costly, its_key, what):
+    raw, may = next((raw, may) for name, raw, may in hostile(its_key) if name == what)
+    statuses = keeps_the_rule(costly, its_key, raw, what)
+    assert statuses <= may and statuses, statuses
+
+
+@pytest.mark.parametrize("option", ["a" * 15 + ",", "x-1,", ","])
+def test_the_rule_holds_where_the_settings_let_the_most_in(up, option):
+    """1000 fields in 64 KiB."""
+    settings = {"limits": {"head_bytes": "64KiB", "fields": 1000, "requests_in_flight": 0}}
+    for g in run(Gateway(up, settings, workers=1)):
+        key = g.create_key()["key"]
+        many = [(f"X-{n}", "1") for n in range(980)]
+        for value in ((option * 16)[:-1], (option * 20000)[: 48 * KIB]):
+            raw = request_bytes("GET", "/x", key, [("Connection", value)] + many)
+            assert keeps_the_rule(g, key, raw, f"{len(value)} bytes") == ({200} if value.count(",") < 16 else {431})
+
+
+@pytest.mark.parametrize("what, segment", [("a head", 1), ("chunks", 1)])
+def test_bytes_that_come_one_by_one_cost_less_each_than_an_ordinary_request(costly, its_key, what, segment):
+    """Each is a packet that the client pays for too."""
+    raw = padded(its_key, 4 * KIB)
+    if what == "chunks":
+        raw = request_bytes("POST", "/x", its_key, [("Transfer-Encoding", "chunked")]) + b"1\r\nx\r\n" * 600 + b"0\r\n\r\n"
+    usual = ordinary_ns(costly, its_key)
+    cost, statuses = cost_ns(costly, raw, segment, max(2, ROUNDS // 4))
+    print(f"{what} byte by byte: {cost / 1000:.0f} us, {cost / usual:.1f} x {usual / 1000:.1f} us, a byte {cost / len(raw) / usual:.2f}")
+    assert statuses == {200}
+    assert cost / len(raw) < usual
