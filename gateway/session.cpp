@@ -456,8 +456,9 @@ void session::sweep(std::int64_t now_ns) noexcept {
         if (!std::exchange(nudged_, true)) client_.nudge();
         return;
     }
-    // A client that reset its connection while the upstream thinks: there is nobody to answer. (A half-closed one still reads.)
-    if (current_ && current_->up && !current_->uploading && !current_->head_sent && client_.is_open()) {
+    // A client that reset its connection while the upstream thinks, before its answer or in it: there is nobody to answer. (A
+    // half-closed one still reads.)
+    if (current_ && current_->up && !current_->uploading && client_.is_open()) {
         auto const [ec, n] = peek(client_.descriptor());
         if (ec && ec != asio::error::would_block) {
             current_->client_gone = true;

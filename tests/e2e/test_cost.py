@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from conftest import run
-from harness import SLOW, Broken, Gateway, RawClient, Upstream, bound, request_bytes, served
+from harness import SLOW, Broken, Gateway, RawClient, Upstream, request_bytes, served
 
 KIB = 1 << 10
 TIMES = 100  # Envoy's rule

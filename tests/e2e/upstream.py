@@ -138,7 +138,8 @@ class Upstream:
     many the connection is closed without a word. `spring`: the connection is reset as soon as request number `spring`'s first
     byte arrives. `greeting`: bytes sent on accept, before anything is read."""
 
-    def __init__(self, default=describe, idle_close=None, max_requests=None, spring=None, greeting=None, on_accept=None):
+    def __init__(self, default=describe, idle_close=None, max_requests=None, spring=None, greeting=None, on_accept=None,
+                 port=0):
         self.default, self.idle_close, self.max_requests = default, idle_close, max_requests
         self.spring, self.greeting, self.on_accept = spring, greeting, on_accept
         self.scripts = {}
@@ -147,7 +148,7 @@ class Upstream:
         self.requests = []
         self.faults = []  # what the gateway sent that breaks RFC 9112
         self.changed = threading.Condition()
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self.listener = socket.create_server(("127.0.0.1", port), backlog=1024)
         self.address = self.listener.getsockname()
         self.port = self.address[1]
         self.url = f"http://127.0.0.1:{self.port}"
