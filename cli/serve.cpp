@@ -112,12 +112,16 @@ class stop_signals {
             signalfd_siginfo got{};
             if (::read(fd_, &got, sizeof got) != sizeof got) continue;
             if (got.ssi_signo != SIGHUP) return true;
-            log::warn("signal", "SIGHUP is ignored: settings are read at start only; restart to change them");
+            if (auto const now = steady_ns(); now >= next_word_ns_) {  // a storm of them is one word a minute
+                log::warn("signal", "SIGHUP is ignored: settings are read at start only; restart to change them");
+                next_word_ns_ = now + 60'000'000'000;
+            }
         }
     }
 
   private:
     int fd_ = -1;
+    std::int64_t next_word_ns_ = 0;
 };
 
 std::vector<portal::figure> figures_of(gateway::counters const& c) {

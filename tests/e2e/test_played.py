@@ -1,0 +1,164 @@
+"""R4 and T1: a disk that gives EIO or turns read-only, and a wall clock that jumps, played by a preloaded library (shim.c)."""
+import contextlib
+import datetime
+import email.utils
+import pathlib
+import shutil
+import sqlite3
+import struct
+import subprocess
+import threading
+import time
+
+import pytest
+
+from harness import SLOW, Gateway, Upstream, bound, problem, served, unique, wait_until
+
+EIO, EROFS = 5, 30
+HOUR = 3600
+
+pytestmark = [pytest.mark.skipif(SLOW > 1, reason="a sanitizer's runtime wants to be the first library"),
+              pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    out = tmp_path_factory.mktemp("shim") / "shim.so"
+    subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", out, pathlib.Path(__file__).with_name("shim.c"), "-ldl"], check=True)
+    return out
+
+
+class Played(Gateway):
+    """A gateway whose clock and disk the test plays."""
+
+    def __init__(self, upstream, library, settings):
+        super().__init__(upstream, {"usage": {"flush_interval": "50ms", "ring_bytes": "1MiB"}, **settings}, workers=1)
+        self.words = self.folder / "words"
+        self.play()
+        self.prefix = ["env", f"LD_PRELOAD={library}", f"LATCHKEY_SHIM={self.words}"]
+
+    def play(self, seconds=0, error=0):
+        with open(self.words, "r+b" if self.words.exists() else "wb") as f:
+            f.write(struct.pack("qq", seconds, error))
+
+
+@pytest.fixture
+def up():
+    u = Upstream()
+    yield u
+    u.stop()
+    assert not u.faults, u.faults
+
+
+@pytest.fixture
+def played(up, library):
+    waits = {"response_head": "1s", "body_stall": "1s", "idle": "60s"}
+    g = Played(None, library, {"api": [{"name": "default", "upstreams": [up.url], "deadlines": waits}], "client": {"head": "1s"}})
+    g.start()
+    yield g
+    if g.alive:
+        g.kill()
+
+
+@pytest.mark.parametrize("error", [EIO, EROFS], ids=["EIO", "EROFS"])
+def test_R4_a_disk_that_takes_no_writes_stops_no_request_and_loses_no_record(played, error):
+    made, ids = played.create_key(), []
+    played.play(error=error)
+    with played.client() as c:
+        for _ in range(1000):
+            ids.append(unique("played"))
+            served(c.get("/x", made["key"], [("X-Request-Id", ids[-1])]))
+    wait_until(lambda: "not_journalled" in played.log(), 10, "a word about it")
+    done = played.cli("usage", "export", check=False)
+    assert done.returncode == 1 and "usage.db" in done.stderr, "an export that would not be whole says so"
+    done = played.cli("keys", "create", "--name", "late", "--json", check=False)
+    assert done.returncode != 0 and done.stderr.strip(), done
+    done = played.cli("keys", "revoke", made["id"], "--yes", check=False)
+    assert done.returncode != 0, "a revocation that is not stored is not confirmed"
+    cpu, began = played.cpu_seconds, time.monotonic()
+    time.sleep(0.5)  # the span over which processor time is taken
+    assert (played.cpu_seconds - cpu) / (time.monotonic() - began) < 0.3, "the flusher spins"
+    assert played.log().count("not_journalled") == 1, "the log is flooded"
+    played.play()
+    wait_until(lambda: {r["request_id"] for r in played.export()} >= set(ids), 15, "the records", 0.2)
+    later = played.create_key("later")
+    with played.client() as c:
+        served(c.get("/x", later["key"]))
+    assert played.stop() == 0
+    recorded = [r["request_id"] for r in played.export()]
+    assert sorted(r for r in recorded if r.startswith("played")) == sorted(ids), "each once"
+
+
+def test_R4_killed_while_the_disk_takes_nothing_the_records_are_there_after_the_next_start(played):
+    key, ids = played.create_key()["key"], []
+    played.play(error=EIO)
+    with played.client() as c:
+        for _ in range(300):
+            ids.append(unique("killed"))
+            served(c.get("/x", key, [("X-Request-Id", ids[-1])]))
+    played.kill()
+    played.play()
+    played.start()
+    assert played.stop() == 0
+    recorded = [r["request_id"] for r in played.export()]
+    assert sorted(r for r in recorded if r.startswith("killed")) == sorted(ids)
+
+
+def record_time(row):
+    return datetime.datetime.fromisoformat(row["time"].replace("Z", "+00:00")).timestamp()
+
+
+@pytest.mark.parametrize("jump", [HOUR, -HOUR], ids=["forward", "back"])
+def test_T1_a_clock_that_jumps_ends_no_connection_and_keeps_every_deadline(played, up, jump):
+    key, go, path = played.create_key()["key"], threading.Event(), "/" + unique()
+    up.on(path, lambda x: (go.wait(bound(10)), x.answer(200, [], b"late")))
+    silent, rid = up.on("/" + unique(), lambda x: x.until_closed()), unique()
+    with contextlib.ExitStack() as stack:
+        kept = [stack.enter_context(played.client()) for _ in range(50)]
+        for c in kept:
+            served(c.get("/x", key))
+        flying = stack.enter_context(played.client())
+        flying.request("GET", path, key, [("X-Request-Id", rid)])
+        up.wait(lambda: up.seen(path))
+        played.play(seconds=jump)
+        wait_until(lambda: abs(gateway_time(played) - time.time() - jump) < 60, 5, "the new time in its answers")
+        go.set()
+        assert flying.response().body == b"late"
+        for c in kept:
+            served(c.get("/x", key))
+        problem(kept[0].get(silent, key), 504, "upstream_timeout")
+        with played.client() as c:
+            c.send(b"GET / HTTP/1.1\r\n")
+            problem(c.response(), 408, "head_timeout")
+        assert played.metric("latchkey_connections_open") == 51
+    row = played.record(rid)
+    assert float(row["duration_ms"]) < 10_000 and float(row["upstream_ms"]) < 10_000
+    assert min(abs(record_time(row) - time.time() - by) for by in (0, jump)) < 60, "dated by one of the two clocks"
+    last = unique()
+    with played.client() as c:
+        served(c.get("/x", key, [("X-Request-Id", last)]))
+    assert abs(record_time(played.record(last)) - time.time() - jump) < 60
+    assert played.stop() == 0
+
+
+def gateway_time(gateway):
+    with gateway.client() as c:
+        return email.utils.parsedate_to_datetime(c.get("/x").fields.get("date")).timestamp()
+
+
+def test_T1_a_key_expires_by_the_wall_clock_and_only_then(played):
+    made = played.create_key()
+    with contextlib.closing(sqlite3.connect(played.data / "keys.db", timeout=10)) as db, db:
+        changed = sum(db.execute(f"update {t} set expires_ms = ? where id = ?", (int((time.time() + HOUR / 2) * 1000), made["id"])).rowcount
+                      for (t,) in db.execute("select name from sqlite_master where sql like '%expires_ms%' and type = 'table'").fetchall())
+    assert changed == 1
+    wait_until(lambda: "T" in played.cli("keys", "show", made["id"], "--output", "json").stdout, 5, "the row")
+
+    def status():
+        with played.client() as c:
+            return c.get("/x", made["key"]).status
+    assert status() == 200
+    played.play(seconds=HOUR)
+    wait_until(lambda: status() == 401, 5, "its end")
+    played.play()
+    wait_until(lambda: status() == 200, 5, "the time before")
