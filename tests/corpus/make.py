@@ -498,6 +498,81 @@ add("pipeline", "unauthorised-with-body", head("POST /c HTTP/1.1", "Content-Leng
 add("pipeline", "unauthorised-with-chunks", head("POST /c HTTP/1.1", CH, key="") + "1a\r\nGET /smuggled HTTP/1.1\r\n\r\n\r\n0\r\n\r\n",
     "RFC 9112 9.3: the unread body of a refused request is not a request", status=[401], close=None)
 add("pipeline", "trace-with-body", head("TRACE /c HTTP/1.1", "Content-Length: 5") + "hello", "RFC 9110 9.3.8: no content in TRACE", status=[405, 400], close=None)
+for name, first, why in [
+    ("cl-te", head("POST /c HTTP/1.1", "Content-Length: 5", CH) + "0\r\n\r\n", "RFC 9112 6.3 rule 3"),
+    ("te-nul", head("POST /c HTTP/1.1", "Transfer-Encoding: chunked\x00") + "0\r\n\r\n", "RFC 9110 5.5"),
+    ("two-lengths", head("POST /c HTTP/1.1", "Content-Length: 5", "Content-Length: 0") + "hello", "RFC 9112 6.3 rule 5"),
+    ("no-host", head("GET /c HTTP/1.1", host=""), "RFC 9112 3.2"), ("http-0.9", "GET /c\r\n", "RFC 9112 2.3"),
+    ("bare-lf", get("/c", "X: y\nZ: w"), "RFC 9112 2.2"), ("bare-cr", get("/c", "X: y\rZ: w"), "RFC 9112 2.2"),
+    ("fold", get("/c", "X: y\r\n z"), "RFC 9112 5.2"), ("http2-preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "RFC 9113 3.4"),
+    ("upper-te-1.0", head("POST /c HTTP/1.0", CH) + "0\r\n\r\n", "RFC 9112 6.1"), ("expect", get("/c", "Expect: later"), "RFC 9110 10.1.1"),
+    ("encoded-slash", get("/c%2f..%2fd"), "RFC 3986 2.2"), ("connect", "CONNECT h:80 HTTP/1.1\r\nHost: h:80\r\n{{K}}\r\n", "RFC 9110 9.3.6"),
+]:
+    add("pipeline", f"bad-{name}-then-good", first + BEHIND, f"{why}: what stands behind a refused message is never executed",
+        status=[400, 405, 417, 505], close=True)
+    add("pipeline", f"good-then-bad-{name}", get("/c") + first + BEHIND, f"{why}: the first is answered, the second refused, the third never read",
+        "forward", responses=1, then_status=[400, 405, 417, 505], ends=True)
+add("pipeline", "bad-chunk-then-good", head("POST /c HTTP/1.1", CH) + "5\r\nhelloX" + BEHIND, "RFC 9112 7.1: where the body ends is not known", "break",
+    status=[400])
+add("pipeline", "ten", get("/c") * 10, "RFC 9112 9.3.2", "forward", responses=10)
+add("pipeline", "chunked-then-get", head("POST /c HTTP/1.1", CH) + "5\r\nhello\r\n0\r\n\r\n" + get("/c"), "RFC 9112 9.3.2", "forward", responses=2)
+add("pipeline", "body-like-a-request", head("POST /c HTTP/1.1", "Content-Length: %d" % len("GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n"))
+    + "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n" + get("/c"), "RFC 9112 6.3 rule 6: the length says what is body", "forward", responses=2)
+add("pipeline", "1.0-closes", head("GET /c HTTP/1.0") + BEHIND, "RFC 9112 9.3: 1.0 without keep-alive ends", "forward", ends=True)
+
+# --- more of what each class has: an h2c upgrade with a body, Expect and framing, endless and borderline sizes
+for name, fields, body in [
+    ("length", ["Content-Length: 5", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"], "hello"),
+    ("chunked", [CH, "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"], "5\r\nhello\r\n0\r\n\r\n"),
+    ("twice", ["Content-Length: 5", "Connection: Upgrade", "Upgrade: h2c", "Upgrade: websocket"], "hello"),
+    ("unnamed", ["Content-Length: 5", "Upgrade: h2c"], "hello"), ("upper-case", ["Content-Length: 5", "Connection: UPGRADE", "Upgrade: H2C"], "hello"),
+]:
+    add("hop", "h2c-" + name, head("POST /c HTTP/1.1", *fields) + body, "RFC 9113 3.1, RFC 9110 7.8: an upgrade is not passed on", "forward",
+        upstream_absent_fields=["Upgrade", "HTTP2-Settings"], upstream_body="hello")
+for name, value in [("length", "Content-Length"), ("host", "Host"), ("te-lower", "transfer-encoding"), ("length-among", "close, content-length, x")]:
+    add("hop", "connection-names-" + name, head("POST /c HTTP/1.1", "Connection: " + value, "Content-Length: 5") + "hello",
+        "RFC 9110 7.6.1: nomination would take the framing away")
+for name, option in [("options", "x,"), ("empty-options", ","), ("blank-options", " ,"), ("one-option", "close,")]:
+    add("hop", "connection-many-" + name, ["GET /c HTTP/1.1\r\nHost: h\r\n{{K}}Connection: ", [option, 4000], "x\r\n\r\n"],
+        "each field is held against each option: how many is not the client's to choose", status=[431])
+add("hop", "connection-many-fields", ["GET /c HTTP/1.1\r\nHost: h\r\n{{K}}", ["Connection: a, b, c\r\n", 90], "\r\n"],
+    "the options of all Connection fields count together", status=[431])
+add("hop", "connection-long-option", ["GET /c HTTP/1.1\r\nHost: h\r\n{{K}}Connection: ", ["a", 2000], "\r\n\r\n"], "no field's name is that long",
+    status=[431])
+add("hop", "connection-fine-sixteen", get("/c", "Connection: " + ", ".join(f"x-{i}" for i in range(16)), "X-3: y"), "within the limit", "forward",
+    upstream_absent_fields=["X-3"])
+for name, fields, body, status in [
+    ("twice", ["Expect: 100-continue", "Expect: 100-continue", "Content-Length: 5"], "hello", [400, 417]),
+    ("empty", ["Expect:", "Content-Length: 5"], "hello", [417, 400]), ("parameter", ["Expect: 100-continue;q=1", "Content-Length: 5"], "hello", [417, 400]),
+    ("quoted", ['Expect: "100-continue"', "Content-Length: 5"], "hello", [417, 400]), ("nul", ["Expect: 100-continue\x00", "Content-Length: 5"], "hello", [400]),
+    ("vertical-tab", ["Expect: \x0b100-continue", "Content-Length: 5"], "hello", [400]), ("number", ["Expect: 100", "Content-Length: 5"], "hello", [417, 400]),
+]:
+    add("expect", name, head("POST /c HTTP/1.1", *fields) + body, "RFC 9110 10.1.1: the body may follow or not: nobody can tell", status=status)
+for name, fields, body in [("length", ["Expect: 100-continue", "Content-Length: 5"], "hello"),
+                           ("chunked", ["Expect: 100-Continue", CH], "5\r\nhello\r\n0\r\n\r\n")]:
+    add("expect", "fine-" + name, head("POST /c HTTP/1.1", *fields) + body, "RFC 9110 10.1.1: who does not wait is served too", "forward", upstream_body="hello")
+add("expect", "refused-key", head("POST /c HTTP/1.1", "Expect: 100-continue", "Content-Length: %d" % len(BEHIND), key="") + BEHIND,
+    "RFC 9110 10.1.1: a body that was not asked for is no request", status=[401], close=None)
+add("key", "1-mb", ["GET /c HTTP/1.1\r\nHost: h\r\nX-API-KEY: ", ["a", 1000000], "\r\n\r\n"], "RFC 6585 5: no key is that long", status=[431])
+add("key", "alias-only", get("/c", "x_api_key: {{KEY}}", key=""), "'_' is not '-'", status=[400, 401], close=None)
+add("key", "folded", get("/c", "X-API-KEY:\r\n {{KEY}}", key=""), "RFC 9112 5.2")
+add("key", "in-trailer-beside", head("POST /c HTTP/1.1", CH) + "5\r\nhello\r\n0\r\nX-API-KEY: other\r\n\r\n", "RFC 9110 6.5.1: trailers do not authenticate",
+    "break", status=[400])
+for name, raw, verdict, status in [
+    ("fine-head-at-limit", ["GET /c HTTP/1.1\r\nHost: h\r\n{{K}}X: ", ["a", 16000], "\r\n\r\n"], "forward", None),
+    ("cookies", ["GET /c HTTP/1.1\r\nHost: h\r\n{{K}}", ["Cookie: a=b; c=d\r\n", 2000], "\r\n"], "refuse", [431]),
+    ("fields-without-values", ["GET /c HTTP/1.1\r\nHost: h\r\n{{K}}", ["a:\r\n", 200], "\r\n"], "refuse", [431]),
+    ("blanks-endless", ["GET /c HTTP/1.1\r\nHost: h\r\n{{K}}X:", [" ", 300000]], "refuse", [431]),
+    ("query-endless", ["GET /c?", ["a=b&", 100000]], "refuse", [414]),
+]:
+    add("size", name, raw, "RFC 6585 5, RFC 9110 15.5.15", verdict, **({"status": status} if status else {}))
+for name, fields, body in [
+    ("te-tab-colon", ["Content-Length: 5", "Transfer-Encoding\t: chunked"], "0\r\n\r\n"), ("te-folded", ["Content-Length: 5", "Transfer-Encoding:\r\n chunked"], "0\r\n\r\n"),
+    ("te-quoted", ["Content-Length: 5", 'Transfer-Encoding: "chunked"'], "0\r\n\r\n"), ("te-alias", ["Content-Length: 5", "Transfer_Encoding: chunked"], "0\r\n\r\n"),
+    ("cl-alias", ["Content_Length: 5", "Transfer-Encoding: chunked"], "0\r\n\r\n"), ("on-delete", ["Content-Length: 5", CH], "0\r\n\r\n"),
+]:
+    add("CL.TE", name, head("DELETE /c HTTP/1.1" if name == "on-delete" else "POST /c HTTP/1.1", *fields) + body,
+        "RFC 9112 6.3 rule 3: one reader may go by the length, one by the coding")
 
 
 # === responses of the upstream
@@ -605,6 +680,31 @@ for name, raw, more in [
 answer("fine", "lengths-equal", OK + "Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello", "RFC 9112 6.3 rule 5: refused, or one number", "bad_or_pass", body="hello")
 answer("fine", "trailer-framing", TC + "5\r\nhello\r\n0\r\nContent-Length: 9\r\nTransfer-Encoding: x\r\n\r\n", "RFC 9110 6.5.1: dropped or broken off", "pass_or_break",
        body="hello", absent_trailers=["Content-Length", "Transfer-Encoding"])
+
+for name, raw, why, verdict, more in [
+    ("205-body", "HTTP/1.1 205 Reset Content\r\nContent-Length: 5\r\n\r\nhello", "RFC 9110 15.3.6", "bad_or_pass", {"status": 205}),
+    ("te-on-304", "HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "RFC 9112 6.3 rule 1", "pass_once", {"status": 304}),
+    ("close-and-more", OK + "Connection: close\r\nContent-Length: 5\r\n\r\nhello" + EVIL, "RFC 9112 9.6", "pass_once", {"status": 200}),
+    ("chunked-extra-chunk", TC + "5\r\nhello\r\n0\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "RFC 9112 7.1", "pass_once", {"status": 200}),
+]:
+    answer("extra", name, raw, why + ": bytes behind the message belong to nobody", verdict, **more)
+for name, fields, verdict in [
+    ("connection-names-length", "Connection: Content-Length\r\nContent-Length: 5\r\n", "bad"),
+    ("connection-names-coding", "Connection: Transfer-Encoding\r\nContent-Length: 5\r\n", "bad"),
+    ("connection-many-options", "Connection: " + "x, " * 400 + "close\r\nContent-Length: 5\r\n", "bad"),
+    ("length-list-equal", "Content-Length: 5, 5\r\n", "bad_or_pass"), ("length-zeros", "Content-Length: 0000000005\r\n", "bad_or_pass"),
+    ("length-blank", "Content-Length: 5 5\r\n", "bad"), ("length-nul", "Content-Length: 5\x00\r\n", "bad"), ("length-vt", "Content-Length: \x0b5\r\n", "bad"),
+    ("te-quoted", 'Transfer-Encoding: "chunked"\r\n', "bad"), ("te-empty", "Transfer-Encoding:\r\n", "bad"), ("te-nul", "Transfer-Encoding: chunked\x00\r\n", "bad"),
+    ("te-fold", "Transfer-Encoding:\r\n chunked\r\n", "bad"), ("te-parameter", "Transfer-Encoding: chunked;a=b\r\n", "bad"),
+    ("cookie-cr", "Set-Cookie: a=b\rSet-Cookie: c=d\r\nContent-Length: 5\r\n", "bad"), ("location-lf", "Location: /a\nX-Evil: 1\r\nContent-Length: 5\r\n", "bad"),
+    ("del", "X: a\x7fb\r\nContent-Length: 5\r\n", "bad"), ("esc", "X: \x1b[31m\r\nContent-Length: 5\r\n", "bad"),
+]:
+    answer("head", name, OK + fields + "\r\nhello", "RFC 9112 5, 6.3; RFC 9110 5.5, 7.6.1: two readers could differ", verdict, after="close",
+           **({"body": "hello"} if verdict != "bad" else {}))
+answer("1xx", "101-to-an-upgrade-that-was-removed", "HTTP/1.1 101 Switching Protocols\r\n\r\n" + EVIL, "RFC 9110 15.2.2: nobody asked for it", "bad")
+answer("1xx", "with-coding", "HTTP/1.1 103 Early Hints\r\nTransfer-Encoding: chunked\r\n\r\n" + OK + "Content-Length: 5\r\n\r\nhello", "RFC 9112 6.1: no coding in 1xx",
+       "bad_or_pass", body="hello")
+answer("1xx", "behind-the-final", OK + "Content-Length: 5\r\n\r\nhelloHTTP/1.1 100 Continue\r\n\r\n", "RFC 9110 15.2: it belongs to no request", "pass_once", status=200)
 
 
 def write(name, cases):
