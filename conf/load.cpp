@@ -188,6 +188,7 @@ settings read_all(notes& to, toml::table const& file, places& at) {
     top.number("workers", out.workers, {1, 256, true});
     top.texts("trusted_proxies", out.trusted_proxies, cidr_problem);
     top.duration("drain", out.drain, 0ms, 1h);
+    top.duration("resolve", out.resolve, 1s, 1h);
     read_limits({to, "[limits]", section(top, "limits", "[limits]")}, out.limit);
     read_client({to, "[client]", section(top, "client", "[client]")}, out.client);
     read_keys({to, "[keys]", section(top, "keys", "[keys]")}, out.keys);

@@ -24,7 +24,6 @@ namespace latchkey::gateway {
 namespace {
 
 constexpr auto publish_deadline = std::chrono::seconds(5);
-constexpr auto resolve_interval = std::chrono::seconds(30);
 constexpr int listen_backlog = 4096;
 
 bool is_literal(std::string const& host) {
@@ -172,7 +171,7 @@ struct server::impl {
         if (!names) return;
         resolver = std::thread([this] {
             std::unique_lock lock(guard);
-            while (!wake.wait_for(lock, resolve_interval, [this] { return stop_resolver; })) {
+            while (!wake.wait_for(lock, shared.settings.resolve, [this] { return stop_resolver; })) {
                 lock.unlock();
                 look_up_names();
                 lock.lock();

@@ -1,10 +1,12 @@
-/* Preloaded into the program by tests: plays a disk that fails and a wall clock that jumps. What it plays stands in a file of two
-   64-bit words, named by LATCHKEY_SHIM: how many seconds CLOCK_REALTIME is off, and the errno with which writes to database files
-   fail (0: none). Other clocks, other files and all sockets stay as they are. */
+/* Preloaded into the program by tests: plays a disk that fails, a wall clock that jumps and a name that moves. What it plays stands in
+   a file of three 64-bit words, named by LATCHKEY_SHIM: how many seconds CLOCK_REALTIME is off; the errno with which writes to
+   database files fail (0: none); the last byte of the address 127.0.0.x of "played.test" (0: it cannot be resolved). Other clocks,
+   files and names stay as they are. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static volatile int64_t none[2];
+static volatile int64_t none[3];
 static volatile int64_t* words = none;
 
 __attribute__((constructor)) static void map_words(void) {
@@ -60,6 +62,14 @@ int gettimeofday(struct timeval* restrict out, void* restrict zone) {
     int const r = REAL(gettimeofday)(out, zone);
     if (r == 0) out->tv_sec += (time_t)words[0];
     return r;
+}
+int getaddrinfo(char const* restrict node, char const* restrict service, struct addrinfo const* restrict hints,
+                struct addrinfo** restrict out) {
+    char address[32];
+    if (node == NULL || strcmp(node, "played.test") != 0) return REAL(getaddrinfo)(node, service, hints, out);
+    if (words[2] == 0) return EAI_AGAIN;
+    snprintf(address, sizeof address, "127.0.0.%d", (int)words[2]);
+    return REAL(getaddrinfo)(address, service, hints, out);
 }
 time_t time(time_t* out) {
     struct timespec now;

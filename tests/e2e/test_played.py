@@ -1,4 +1,5 @@
-"""R4 and T1: a disk that gives EIO or turns read-only, and a wall clock that jumps, played by a preloaded library (shim.c)."""
+"""R4, T1 and U12: a disk that gives EIO or turns read-only, a wall clock that jumps, a name that moves or cannot be resolved, all
+played by a preloaded library (shim.c)."""
 import contextlib
 import datetime
 import email.utils
@@ -37,9 +38,9 @@ class Played(Gateway):
         self.play()
         self.prefix = ["env", f"LD_PRELOAD={library}", f"LATCHKEY_SHIM={self.words}"]
 
-    def play(self, seconds=0, error=0):
+    def play(self, seconds=0, error=0, name=0):
         with open(self.words, "r+b" if self.words.exists() else "wb") as f:
-            f.write(struct.pack("qq", seconds, error))
+            f.write(struct.pack("qqq", seconds, error, name))
 
 
 @pytest.fixture
@@ -162,3 +163,35 @@ def test_T1_a_key_expires_by_the_wall_clock_and_only_then(played):
     wait_until(lambda: status() == 401, 5, "its end")
     played.play()
     wait_until(lambda: status() == 200, 5, "the time before")
+
+
+def test_U12_a_name_that_moves_is_followed_and_one_that_fails_keeps_its_last_address(up, library):
+    """The upstream listens on 127.0.0.1 and, as another server on the same port, on 127.0.0.2."""
+    other = Upstream(default=lambda x: x.answer(200, [("X-From", "other")], b"ok"), host="127.0.0.2", port=up.port)
+    g = Played(None, library, {"resolve": "1s", "api": [{"name": "named", "require_key": False, "upstreams": [f"http://played.test:{up.port}"]}]})
+    g.start()
+    try:
+        with g.client() as c:
+            def whence():
+                r = c.get("/x")
+                up.close_connections()
+                other.close_connections()
+                return r.fields.get("x-from", "first") if r.status == 200 else r.status
+            assert whence() == 502, "not resolved yet"
+            assert "played.test" in g.log()
+            g.play(name=1)
+            wait_until(lambda: whence() == "first", 10, "its address", 0.1)
+            g.play(name=2)
+            wait_until(lambda: whence() == "other", 10, "its new address", 0.1)
+            g.play(name=0)
+            until = time.monotonic() + bound(3)  # three look-ups that fail: the pause is the fault
+            while time.monotonic() < until:
+                assert whence() == "other"
+                time.sleep(0.1)
+            g.play(name=1)
+            wait_until(lambda: whence() == "first", 10, "the first address again", 0.1)
+        assert g.stop() == 0
+    finally:
+        if g.alive:
+            g.kill()
+        other.stop()

@@ -139,7 +139,7 @@ class Upstream:
     byte arrives. `greeting`: bytes sent on accept, before anything is read."""
 
     def __init__(self, default=describe, idle_close=None, max_requests=None, spring=None, greeting=None, on_accept=None,
-                 port=0):
+                 host="127.0.0.1", port=0):
         self.default, self.idle_close, self.max_requests = default, idle_close, max_requests
         self.spring, self.greeting, self.on_accept = spring, greeting, on_accept
         self.scripts = {}
@@ -148,10 +148,10 @@ class Upstream:
         self.requests = []
         self.faults = []  # what the gateway sent that breaks RFC 9112
         self.changed = threading.Condition()
-        self.listener = socket.create_server(("127.0.0.1", port), backlog=1024)
+        self.listener = socket.create_server((host, port), backlog=1024)
         self.address = self.listener.getsockname()
         self.port = self.address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{host}:{self.port}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def on(self, path, script):
