@@ -68,7 +68,7 @@ def others_are_served(gateway, key):
             served(c.get("/" + unique(), key))
 
 
-def test_500_slow_heads_cost_little_and_end_at_the_deadline(hasty):
+def test_C3_500_slow_heads_cost_little_and_end_at_the_deadline(hasty):
     key = hasty.create_key()["key"]
     others_are_served(hasty, key)
     before = hasty.rss
@@ -83,7 +83,7 @@ def test_500_slow_heads_cost_little_and_end_at_the_deadline(hasty):
     close_all(socks)
 
 
-def test_200_slow_bodies_do_not_keep_others_out_and_end(hasty, upstream):
+def test_C4_200_slow_bodies_do_not_keep_others_out_and_end(hasty, upstream):
     key = hasty.create_key()["key"]
     path = "/" + unique()
     socks = connect_many(hasty.address, 200, request_bytes("POST", path, key, [("Content-Length", "1000")]) + b"x")
@@ -94,7 +94,7 @@ def test_200_slow_bodies_do_not_keep_others_out_and_end(hasty, upstream):
     assert not any(r.complete for r in upstream.seen(path))
 
 
-def test_100_slow_readers_cost_bounded_memory_and_end(hasty, upstream):
+def test_C5_100_slow_readers_cost_bounded_memory_and_end(hasty, upstream):
     key = hasty.create_key()["key"]
     path, size = "/" + unique(), 4 * MIB
 
@@ -134,7 +134,7 @@ def test_connection_churn_leaves_nothing_behind(gateway, key):
     wait_until(lambda: gateway.descriptors <= before + 8, 15, "the end of the churned connections", 0.1)
 
 
-def test_one_address_cannot_take_all_connections(few):
+def test_C7_one_address_cannot_take_all_connections(few):
     key = few.create_key()["key"]
     socks = connect_many(few.address, 25, source="127.0.0.2")
     wait_until(lambda: sum(ended(s) for s in socks) >= 5, 5, "the end of the connections over the limit of 20")
@@ -171,7 +171,7 @@ def gets_in(gateway, key, source=None):
     return False
 
 
-def test_over_the_connection_limit_newcomers_are_shed_and_it_recovers(few):
+def test_C7_over_the_connection_limit_newcomers_are_shed_and_it_recovers(few):
     key = few.create_key()["key"]
     wait_until(lambda: gets_in(few, key), 10, "room")
     socks = []
