@@ -39,12 +39,14 @@ usage::outcome outcome_of(refusal r) noexcept {
     }
 }
 
-constexpr std::size_t linger_bytes_max = 1U << 20U;
 // Pipelined requests that the gateway refuses need no wait at all. Without a turn for others in between, one client could hold
 // the worker for as long as it sends; and where the compiler makes no tail call of a resumption (GCC below -O2), each adds to the
 // stack.
 constexpr unsigned pipelined_max = 32;
-constexpr std::int64_t linger_ns = 2'000'000'000;
+// Go, Node, httpx and others report a failed write where a refused upload is cut off, although the answer is there: so what they
+// send is read for as long as it may reasonably take. Time is the bound, not bytes: a byte costs less here than one forwarded.
+constexpr std::int64_t linger_ns = 30'000'000'000;
+constexpr std::int64_t linger_silence_ns = 2'000'000'000;
 constexpr std::int64_t hurried_head_ns = 1'000'000'000;  // what a head may take while memory is short
 constexpr std::int64_t look_after_ns = 200'000'000;      // how long a wait may last before the sweep looks at the socket once
 
@@ -417,12 +419,11 @@ void session::record(exchange& x) noexcept {
 task<bool> session::linger() {
     client_.shutdown_write();
     auto const nowhere = w_.nowhere();  // nobody looks at what is read here
-    std::size_t seen = 0;
-    client_.read_until(steady_ns() + linger_ns);
-    while (seen < linger_bytes_max && !w_.closing()) {
+    std::int64_t now = steady_ns();
+    for (std::int64_t const end = now + linger_ns; now < end && !w_.closing(); now = steady_ns()) {
+        client_.read_until(std::min(now + linger_silence_ns, end));
         io_result const r = co_await client_.read_more(nowhere.data(), nowhere.size());
         if (r.ec || r.n == 0) break;
-        seen += r.n;
     }
     co_return true;
 }

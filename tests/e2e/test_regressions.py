@@ -555,3 +555,24 @@ def beside(gateway, bulk, work, moved, stop):
         stop.set()
         bulk.reset()
         worker.join(bound(10))
+
+
+# --- a long upload that is refused (found by Go, Node, httpx, aiohttp and requests: they failed to write, and said only that)
+
+def refuse_unread(x):
+    x.answer(403, [("Content-Type", "text/plain")], b"not interested")
+    x.close()
+    x.until_closed()
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+@pytest.mark.parametrize("why, status", [("key", 401), ("size", 413), ("upstream", 403)])
+def test_a_client_that_sends_its_whole_upload_before_it_reads_gets_the_refusal(up, why, status, framing):
+    path = up.on("/early", refuse_unread) if why == "upstream" else "/taken"
+    small = {"body_bytes": "64KiB"} if why == "size" else {}
+    with serving(up.url, require_key=why == "key", **small) as g, g.client() as c:
+        size = 20 * MIB
+        fields = [("Content-Length", str(size))] if framing == "length" else [("Transfer-Encoding", "chunked")]
+        c.send(request_bytes("POST", path, fields=fields))
+        c.send(b"x" * size if framing == "length" else chunked(*[b"x" * MIB] * 20))
+        assert c.response().status == status
