@@ -260,8 +260,8 @@ task<refusal> session::relay_response(exchange& x, head const& h, response_frame
     // Without a length, HTTP/1.1 clients get chunks, so that a break is seen; HTTP/1.0 clients the connection's end.
     bool const unmeasured = kind == body_kind::chunked || kind == body_kind::until_close;
     bool const rechunk = unmeasured && !x.http_1_0;
-    x.ends_by_close = unmeasured && x.http_1_0;
-    x.keep_client = may_keep(x) && !x.ends_by_close;
+    bool const ends_by_close = unmeasured && x.http_1_0;
+    x.keep_client = may_keep(x) && !ends_by_close;
     // Where the client may still send what we will not read, a plain close could cost it the end of this response.
     linger_ = !x.keep_client && (x.frame.keep_alive || !x.body_whole || begin_ != end_);
 
@@ -387,12 +387,13 @@ task<bool> session::relay_rest(exchange& x, body_kind kind, std::uint64_t left, 
     co_return true;
 }
 
-// The response cannot be completed: the client must see that (law 8).
+// The response cannot be completed: the client must see that (law 8). By a reset: behind a clean end, some clients (Python's
+// requests, Java's HttpURLConnection) take what is there for the whole, even where it is shorter than its length.
 void session::break_off(exchange& x, usage::outcome how) noexcept {
     x.end = w_.closing() ? usage::outcome::shut_down : how;
     x.head_sent = true;
     x.keep_client = x.keep_upstream = false;
-    x.hard_close = x.ends_by_close;
+    x.hard_close = true;
     linger_ = false;
 }
 

@@ -84,9 +84,8 @@ struct exchange {
     bool head_sent = false;    // the first byte of the final response went out: errors can only close (law 8)
     bool keep_client = false;  // the client's connection can go on
     bool keep_upstream = false;
-    bool surplus = false;        // the upstream sent bytes behind its response's end
-    bool ends_by_close = false;  // the client takes the connection's end for the body's: a break must be a reset
-    bool hard_close = false;
+    bool surplus = false;     // the upstream sent bytes behind its response's end
+    bool hard_close = false;  // a response was broken off: the connection ends by a reset
 
     // The account.
     usage::outcome end = usage::outcome::served;

@@ -576,3 +576,20 @@ def test_a_client_that_sends_its_whole_upload_before_it_reads_gets_the_refusal(u
         c.send(request_bytes("POST", path, fields=fields))
         c.send(b"x" * size if framing == "length" else chunked(*[b"x" * MIB] * 20))
         assert c.response().status == status
+
+
+# --- half of a response (found by requests and HttpURLConnection: they took it for the whole)
+
+@pytest.mark.parametrize("end", ["close", "reset"])
+@pytest.mark.parametrize("framing", ["Content-Length: 32768", "Transfer-Encoding: chunked"])
+def test_a_response_that_breaks_off_ends_by_a_reset(up, framing, end):
+    def half(x):
+        size = b"8000\r\n" if "chunked" in framing else b""
+        x.send(f"HTTP/1.1 200 OK\r\n{framing}\r\n\r\n".encode() + size + b"x" * 16384)
+        x.close() if end == "close" else x.reset()
+    path = up.on("/half", half)
+    with serving(up.url) as g, g.client() as c:
+        c.request("GET", path)
+        with pytest.raises(Broken) as broken:
+            c.response()
+        assert broken.value.kind == "reset"
