@@ -170,8 +170,8 @@ class CurlSession:
             return Result(r.id, error=f"curl's exit code {code}, status {status}")
         file = self.folder / f"{r.id}.body"
         body = file.read_bytes() if file.exists() and r.method != "HEAD" else b""
-        head = (self.folder / f"{r.id}.head").read_text().split("\n\n")[-2 if r.flags else 0]
-        fields = dict(line.strip().partition(": ")[::2] for line in head.splitlines()[1:])
+        head = (self.folder / f"{r.id}.head").read_text().strip().split("\n\n")[-1]  # behind interim ones
+        fields = dict(line.partition(": ")[::2] for line in head.splitlines()[1:])
         return Result(r.id, int(status), len(body), hashlib.sha256(body).hexdigest(), {n.lower(): v for n, v in fields.items()})
 
 
@@ -318,17 +318,17 @@ CLIENTS = [
     Curl("curl-http2-upgrade", ["http2"], lacks={"dialogue"}, can={"upgrade"}),
     Curl("curl-http1.0", ["http1.0"], lacks={"dialogue", "stream", "expect", "keep-alive"}),
     *(Program(f"python-{library}", ["/usr/bin/python3", HERE / "python_client.py", library], **how) for library, how in {
-        "http.client": {"unpacks": False, "lacks": {"expect", "stale"}},
-        "requests": {"follows": True, "lacks": {"expect"}},
+        "http.client": {"unpacks": False, "lacks": {"expect", "stale", "hints"}},
+        "requests": {"follows": True, "lacks": {"expect", "hints"}},
         "httpx": {"follows": True, "lacks": {"expect"}},
         "aiohttp": {"follows": True}}.items()),
     Program("node-http", ["node", HERE / "node_client.mjs", "http"], unpacks=False),
     Program("node-fetch", ["node", HERE / "node_client.mjs", "fetch"], follows=True, lacks={"expect"}, spare=2),
     Program("go", [BUILD / "go_client"], follows=True),
     *(Program(f"java-{version}", ["java", *JAVA, "-cp", BUILD, "JavaClient", version], follows=True, unpacks=False,
-              can={"upgrade"} if version == "http2" else ())
+              can={"upgrade"} if version == "http2" else (), lacks={"hints"} if version == "url" else ())
       for version in ("http2", "http1", "url")),
-    Program("dotnet", ["mono", BUILD / "DotnetClient.exe"], follows=True),
+    Program("dotnet", ["mono", BUILD / "DotnetClient.exe"], follows=True, lacks={"hints"}),
     Newman("postman", follows=True, lacks={"stream", "expect", "parallel", "dialogue"}, spare=20),
     CHROMIUM,
 ]

@@ -41,6 +41,20 @@ def refuse_early(x):
     x.until_closed()
 
 
+def hint(x):
+    """An interim response that nobody asked for (RFC 8297)."""
+    x.send(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n")
+    echo(x)
+
+
+def broken(framing):
+    """A script that sends half of a response and resets the connection."""
+    def script(x):
+        x.send(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n" + (b"8000\r\n" if b"chunked" in framing else b"") + pattern(0x4000))
+        x.reset()
+    return script
+
+
 def shared(x):
     """An API for pages of every origin: answers the browser's question first (Fetch, "CORS-preflight")."""
     allow = [("Access-Control-Allow-Origin", "*"), ("Access-Control-Allow-Headers", "X-API-KEY, X-Request-Id"),
@@ -62,6 +76,9 @@ SCRIPTS = {
     "moved": lambda x: x.answer(302, [("Location", x.request.path + "/there")], b"over there"),
     "continue": go_on,
     "early": refuse_early,
+    "hint": hint,
+    "broken-length": broken(b"Content-Length: 32768"),
+    "broken-chunk": broken(b"Transfer-Encoding: chunked"),
     "shared": shared,
     "page": lambda x: x.answer(200, [("Content-Type", "text/html")], PAGE),
 }

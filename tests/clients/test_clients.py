@@ -148,6 +148,25 @@ def test_a_path_without_an_api(step):
     assert result.status == 404 and refused(result)
 
 
+@pytest.mark.wants("hints")
+def test_an_interim_response_that_nobody_asked_for(step):
+    hinted, plain = step.ask(step.request("hint"), step.request())
+    assert told(hinted) == told(plain) and hinted.sha256 == plain.sha256
+
+
+@pytest.mark.wants("breaks")
+@pytest.mark.parametrize("what", ["broken-length", "broken-chunk"])
+def test_a_response_that_breaks_off_is_no_whole_one(step, what):
+    """RFC 9112 section 8: the client must be able to tell."""
+    request = step.request(what)
+    with step.client.session("http://%s:%d" % step.gateway.address) as session:
+        result, = session.ask([request])
+    assert result.error, "half of a response was taken for the whole"
+    rows = wait_until(lambda: [r for r in step.gateway.export() if step.mark in r["path"]], 10, "the record")
+    assert {(r["request_id"], r["status"], r["outcome"]) for r in rows} == {(request.id, "200", "upstream_aborted")}
+    step.counted.update((request.id, 200, "upstream_aborted") for _ in rows)
+
+
 # --- connections
 
 @pytest.mark.wants("keep-alive")
