@@ -200,7 +200,7 @@ struct server::impl {
     }
 };
 
-server::server(conf::settings settings, std::vector<keystore::shard_update> const& shards, usage::recorder& rings)
+server::server(conf::settings const& settings, std::vector<keystore::shard_update> const& shards, usage::recorder& rings)
     : impl_(std::make_unique<impl>(settings, shards, rings)) {}
 
 server::~server() { drain(std::chrono::milliseconds(0)); }

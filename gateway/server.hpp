@@ -39,7 +39,7 @@ class server {
   public:
     // `settings` checked; `shards` from key_directory::load(); `rings` has at least worker_count(settings) rings and outlives
     // the server.
-    server(conf::settings settings, std::vector<keystore::shard_update> const& shards, usage::recorder& rings);
+    server(conf::settings const& settings, std::vector<keystore::shard_update> const& shards, usage::recorder& rings);
     ~server();
 
     // settings.workers, or one a core.

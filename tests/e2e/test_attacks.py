@@ -146,7 +146,7 @@ def test_C7_one_address_cannot_take_all_connections(few):
 
 def test_without_a_setting_one_address_gets_a_tenth_of_the_places(gateway, key):
     """1000 of 10,000, or a tenth of what the descriptors allow."""
-    allowed = -(-int(re.search(r"connections (\d+) x", gateway.log())[1]) // 10)
+    allowed = -(-int(wait_until(lambda: re.search(r"connections (\d+) x", gateway.log()), 5, "the line about memory")[1]) // 10)
     socks = connect_many(gateway.address, allowed + 10, source="127.0.0.9")
     wait_until(lambda: sum(ended(s) for s in socks) == 10, 10, "the end of what is over the limit")
     with gateway.client(source="127.0.0.8") as c:

@@ -37,11 +37,12 @@ def tight(up):
 
 
 def said_at_start(gateway):
-    """The line about memory."""
-    lines = [json.loads(line) for line in gateway.log().splitlines() if line.startswith("{")]
-    told = [line["detail"] for line in lines if line["event"] == "memory"]
-    assert len(told) == 1, gateway.log()
-    return told[0]
+    """The line about memory. (The log's own thread writes it.)"""
+    def told():
+        lines = [json.loads(line) for line in gateway.log().splitlines() if line.startswith("{") and line.endswith("}")]
+        return [line["detail"] for line in lines if line["event"] == "memory"]
+    assert len(wait_until(told, 5, "the line about memory")) == 1, gateway.log()
+    return told()[0]
 
 
 def stream_of(size):
