@@ -157,7 +157,7 @@ def at_rest(gateway, sides):
 @pytest.mark.parametrize("name", faults("k"))
 def test_a_fault_costs_its_requests_and_nothing_that_stays(worn, sides, its_key, name):
     fault = faults(its_key)[name]
-    rounds(worn, name, fault, HANDS * 10)  # what is made once is there then
+    rounds(worn, name, fault, ROUNDS // 2)  # what is made once, or kept for the next, is there then
     at_rest(worn, sides)
     descriptors, memory = settled_descriptors(worn), worn.rss
     requests, records = worn.metric("latchkey_requests_total"), len(worn.export())
