@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cassert>
 #include <cerrno>
 #include <system_error>
 #include <thread>
@@ -353,6 +354,19 @@ result<void> database::migrate(schema const& wanted) {
     if (auto const r = exec(mark.c_str()); !r) return r.error();
     return lock->commit();
 }
+
+namespace {
+
+// Fails only for an option that SQLite does not know, and this one is older than our oldest SQLite.
+void fire_triggers(sqlite3* on, int yes) {
+    [[maybe_unused]] int const code = sqlite3_db_config(on, SQLITE_DBCONFIG_ENABLE_TRIGGER, yes, nullptr);
+    assert(code == SQLITE_OK);
+}
+
+}  // namespace
+
+no_triggers::no_triggers(database& on) : on_(on.connection_.get()) { fire_triggers(on_->raw, 0); }
+no_triggers::~no_triggers() { fire_triggers(on_->raw, 1); }
 
 result<transaction> transaction::begin(database& on, kind wanted) {
     auto const begun = on.exec(wanted == kind::write ? "BEGIN IMMEDIATE" : "BEGIN DEFERRED");

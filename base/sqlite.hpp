@@ -120,6 +120,7 @@ class database {
 
   private:
     friend class transaction;
+    friend class no_triggers;
     explicit database(std::unique_ptr<connection>) noexcept;
 
     result<void> set_up(options const&);
@@ -128,6 +129,19 @@ class database {
     result<void> migrate(schema const&);
 
     std::unique_ptr<connection> connection_;
+};
+
+// While it lives, no trigger fires for what this connection writes; whoever makes one does by itself what they are there for.
+// Prepared statements stay valid: SQLite compiles them anew at their next use.
+class no_triggers {
+  public:
+    explicit no_triggers(database&);
+    ~no_triggers();
+    no_triggers(no_triggers const&) = delete;
+    no_triggers& operator=(no_triggers const&) = delete;
+
+  private:
+    connection* on_;
 };
 
 // Rolls back unless commit() was called and went well.

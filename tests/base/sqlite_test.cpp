@@ -142,6 +142,25 @@ TEST_CASE("statements stay valid when their database is moved") {
     CHECK(moved.still_there());
 }
 
+TEST_CASE("triggers rest while they are switched off, and foreign keys do not") {
+    scratch_dir const dir;
+    auto db = opened(dir.file("t.db"));
+    REQUIRE(
+        db.exec("CREATE TABLE a (x INTEGER PRIMARY KEY); CREATE TABLE b (x REFERENCES a); CREATE TABLE fired (x);"
+                "CREATE TRIGGER t AFTER INSERT ON a BEGIN INSERT INTO fired VALUES (new.x); END"));
+    auto insert = db.prepare("INSERT INTO a VALUES (?1)");
+    REQUIRE(insert);
+    REQUIRE(insert->bind(1, std::int64_t{1}).run());
+    {
+        sqlite::no_triggers const off(db);
+        REQUIRE(insert->bind(1, std::int64_t{2}).run());
+        CHECK(db.exec("INSERT INTO b VALUES (77)").has_error());
+    }
+    REQUIRE(insert->bind(1, std::int64_t{3}).run());
+    CHECK(db.int64("SELECT count(*) FROM fired").value() == 2);
+    CHECK(db.int64("SELECT count(*) FROM fired WHERE x = 2").value() == 0);
+}
+
 TEST_CASE("foreign keys and full synchronisation are on") {
     scratch_dir const dir;
     auto db = opened(dir.file("t.db"));

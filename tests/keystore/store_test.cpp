@@ -396,6 +396,41 @@ TEST_CASE("an application that is taken away and put back by hand is in the chan
     CHECK(only_entry(*s, made->key).application == "new");
 }
 
+TEST_CASE("an import that brings back the keys of an application that was away names their shards too") {
+    scratch_dir const dir;
+    auto const file = dir.file("keys.db");
+    auto const s = opened(file);
+    auto const made = s->create_key("alice", "lk");
+    REQUIRE(shell(file, "DELETE FROM applications") == "");
+    auto const since = s->changed_since(0)->newest;
+    std::vector<import_row> const rows{{"bob", make_key("lk"), 2}};
+    REQUIRE(s->import_keys(rows, "lk"));
+    CHECK(only_entry(*s, made->key).application == "bob");  // the next number is the one that was free
+    std::set<std::size_t> const wanted{shard_of(digest_of(made->key)), shard_of(digest_of(rows[0].key))};
+    auto const found = s->changed_since(since);
+    CHECK(std::set<std::size_t>(found->shards.begin(), found->shards.end()) == wanted);
+}
+
+TEST_CASE("after an import, done or refused, the change log goes on") {
+    scratch_dir const dir;
+    auto const s = opened(dir.file("keys.db"));
+    auto rows = some_rows(10);
+    REQUIRE(s->import_keys(rows, "lk"));
+    auto since = s->changed_since(0)->newest;
+    auto const noted = [&](std::string const& name) {
+        auto const made = s->create_key(name, "lk");
+        REQUIRE(made);
+        auto const found = s->changed_since(since);
+        since = found->newest;
+        return found->shards == std::vector<std::size_t>{shard_of(digest_of(made->key))};
+    };
+    CHECK(noted("after one that went in"));
+    for (auto& r : rows) r.name += " again";
+    CHECK(refusal(s->import_keys(rows, "lk")).code == errc::conflict);
+    CHECK(s->changed_since(since)->newest == since);
+    CHECK(noted("after one that was refused"));
+}
+
 TEST_CASE("the change log stays small however much changes") {
     scratch_dir const dir;
     auto const s = opened(dir.file("keys.db"));
