@@ -35,7 +35,8 @@ TEST_CASE("moving a lease moves the buffer and leaves nothing behind") {
     c = std::move(b);  // gives its own back first
     CHECK(c.data() == memory);
     CHECK(pool.lent() == 1);
-    c = std::move(c);
+    auto& itself = c;
+    c = std::move(itself);
     CHECK(c.data() == memory);
     c.reset();
     c.reset();

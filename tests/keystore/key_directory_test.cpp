@@ -193,7 +193,7 @@ TEST_CASE("a new key that is not confirmed names its id, so that it can be revok
 
 TEST_CASE("a publisher that throws is one that does not confirm") {
     scratch_dir const dir;
-    key_directory keys(std::move(store::open(dir.file("keys.db"), {}).value()), "lk");
+    key_directory keys(store::open(dir.file("keys.db"), {}).value(), "lk");
     REQUIRE(keys.load());
     keys.start([](auto const&) -> result<void> { throw std::runtime_error("out of memory"); });
     auto const made = keys.create_key("alice");
@@ -293,7 +293,7 @@ TEST_CASE("a trouble is one line in the log when it begins and one when it ends"
 
 TEST_CASE("calls before the start and after the stop are refused, not lost") {
     scratch_dir const dir;
-    key_directory keys(std::move(store::open(dir.file("keys.db"), {}).value()), "lk");
+    key_directory keys(store::open(dir.file("keys.db"), {}).value(), "lk");
     CHECK(keys.create_key("alice").error().code == errc::unavailable);
     REQUIRE(keys.load());
     keys.start([](auto const&) { return result<void>{}; });
@@ -339,7 +339,7 @@ TEST_CASE("what is queued when the directory goes is done first") {
     std::atomic<int> done{0};
     std::atomic<int> refused{0};
     {
-        key_directory keys(std::move(store::open(dir.file("keys.db"), {}).value()), "lk");
+        key_directory keys(store::open(dir.file("keys.db"), {}).value(), "lk");
         REQUIRE(keys.load());
         keys.start([](auto const&) { return result<void>{}; });
         for (int t = 0; t < 6; ++t) callers.emplace_back([&] { ++(keys.create_key("alice") ? done : refused); });

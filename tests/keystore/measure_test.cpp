@@ -29,13 +29,13 @@ void measure(std::size_t count) {
     auto const file = dir.file("keys.db");
     std::string first_id;
     {
-        auto s = std::move(store::open(file, {}).value());
+        auto s = store::open(file, {}).value();
         std::vector<import_row> rows;
         for (std::size_t i = 0; i < count; ++i) rows.push_back({fmt::format("user{:06}", i), make_key("lk"), i + 2});
         timed(fmt::format("import of {} keys", count), [&] { REQUIRE(s->import_keys(rows, "lk")); });
     }
     std::unique_ptr<store> s;
-    timed("open with quick_check", [&] { s = std::move(store::open(file, {}).value()); });
+    timed("open with quick_check", [&] { s = store::open(file, {}).value(); });
     WARN(fmt::format("file: {:.1f} MB", static_cast<double>(std::filesystem::file_size(file)) / 1e6));
     key_table table;
     ::malloc_trim(0);
