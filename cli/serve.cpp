@@ -13,6 +13,7 @@
 #include <csignal>
 #include <cstdio>
 #include <fstream>
+#include <future>
 #include <memory>
 #include <thread>
 
@@ -152,8 +153,7 @@ class gateway_process {
     gateway_process(conf::settings settings, streams& s) : settings_(std::move(settings)), paths_(settings_.data_dir) {
         need(make_data_dir(paths_.dir));
         lock_.emplace(need(data_lock::take(paths_, "gateway", lock_patience)));
-        keys_ = std::make_unique<keystore::key_directory>(need(keystore::store::open(paths_.keys_db, {})), settings_.keys.prefix);
-        auto const shards = need(keys_->load());
+        auto const shards = load_keys();
         open_recorder(s);
         server_ = std::make_unique<gateway::server>(settings_, shards, *recorder_);
         recorder_->start();
@@ -200,6 +200,16 @@ class gateway_process {
     gateway::server const& server() const { return *server_; }
 
   private:
+    // With many keys the check of the file takes as long as reading them, so both go on at once. Nobody is let in before it ends.
+    std::vector<keystore::shard_update> load_keys() {
+        auto store = need(keystore::store::open(paths_.keys_db, {.check = false}));
+        auto checked = std::async(std::launch::async, [this] { return keystore::store::check(paths_.keys_db); });
+        keys_ = std::make_unique<keystore::key_directory>(std::move(store), settings_.keys.prefix);
+        auto shards = keys_->load();
+        need(checked.get());  // first: where both find damage, it knows more of it
+        return need(std::move(shards));
+    }
+
     void open_recorder(streams& s) {
         std::string said;
         usage::recorder_options o;

@@ -308,11 +308,22 @@ result<std::unique_ptr<store>> store::open(std::string const& file, open_options
     auto db = sqlite::database::open(file, {.create = how.create, .read_only = false, .busy_timeout = how.busy_timeout});
     if (!db) return db.error();
     sqlite::schema const ours{.application_id = store_application_id, .what = "the key store", .migrations = migrations};
-    if (auto const r = db->quick_check(); !r) return r.error();
+    auto const version = db->int64("PRAGMA user_version");
+    if (!version) return version.error();
+    if (how.check || static_cast<std::size_t>(*version) != migrations.size())
+        if (auto const r = db->quick_check(); !r) return r.error();
     if (auto const r = db->adopt(ours); !r) return r.error();
     auto made = std::make_unique<impl>(impl{std::move(*db), how.busy_timeout, {}});
     if (auto const r = prepare_all(made->db, made->sql); !r) return r.error();
     return std::unique_ptr<store>(new store(std::move(made)));
+}
+
+result<void> store::check(std::string const& file) {
+    auto db = sqlite::database::open(file, {.create = false});
+    if (!db) return db.error();
+    // It looks at each page once: a cache would only leave its memory behind.
+    if (auto const r = db->exec("PRAGMA cache_size = -64"); !r) return r.error();
+    return db->quick_check();
 }
 
 result<created_key> store::create_key(std::string_view name, std::string_view key_prefix, std::string_view application_id) {

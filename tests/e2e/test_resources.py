@@ -143,6 +143,18 @@ def test_R6_a_corrupt_file_stops_the_start_and_is_named(alone, name):
     assert name in g.refuse_to_start()
 
 
+def test_R6_damage_that_reading_the_keys_does_not_meet_stops_the_start_too(alone):
+    g = alone()
+    g.cli("keys", "import", "-", input="name,key\n" + "".join(f"name {i},{i:05}{'x' * 16}\n" for i in range(2000)))
+    with contextlib.closing(sqlite3.connect(g.data / "keys.db")) as c:
+        (page,) = c.execute("select rootpage from sqlite_schema where name = 'keys_by_creation'").fetchone()
+    with open(g.data / "keys.db", "r+b") as f:
+        f.seek((page - 1) * 4096)
+        f.write(b"\xa5" * 4096)
+    said = g.refuse_to_start()
+    assert "keys.db is damaged" in said and "restore a backup" in said, said
+
+
 def test_R6_a_running_gateway_keeps_the_keys_that_it_knows(alone):
     g = alone().start()
     key = g.create_key()["key"]

@@ -554,6 +554,40 @@ TEST_CASE("damage anywhere in the file is refused at opening or answers as damag
     CHECK(refusal(store::open(file, {})).code == errc::corrupt);
 }
 
+TEST_CASE("damage where reading the keys does not come by is found by the check, while the store is in use") {
+    scratch_dir const dir;
+    auto const file = dir.file("keys.db");
+    { REQUIRE(opened(file)->import_keys(some_rows(2000), "lk")); }
+    REQUIRE(store::check(file));
+    auto const root = std::stoul(shell(file, "SELECT rootpage FROM sqlite_schema WHERE name = 'keys_by_creation'"));
+    auto broken = read_file(file);
+    std::fill_n(broken.begin() + static_cast<std::ptrdiff_t>((root - 1) * 4096), 4096, static_cast<char>(0xa5));
+    write_file(file, broken);
+    CHECK(refusal(store::open(file, {})).code == errc::corrupt);
+    auto const s = store::open(file, {.check = false});
+    REQUIRE(s);
+    std::size_t keys = 0;
+    REQUIRE((*s)->each_shard([&](std::size_t, auto const& entries) { keys += entries.size(); }));
+    CHECK(keys == 2000);
+    auto const found = refusal(store::check(file));
+    CHECK(found.code == errc::corrupt);
+    CHECK(has(found.message, "restore a backup"));
+    CHECK(refusal(store::check(dir.file("none.db"))).code == errc::not_found);
+}
+
+TEST_CASE("a file that has to be migrated is checked first, whatever was asked") {
+    scratch_dir const dir;
+    auto const file = dir.file("keys.db");
+    { REQUIRE(opened(file)->import_keys(some_rows(2000), "lk")); }
+    auto const root = std::stoul(shell(file, "SELECT rootpage FROM sqlite_schema WHERE name = 'keys_by_creation'"));
+    shell(file, "PRAGMA user_version = 0; PRAGMA wal_checkpoint(TRUNCATE)");
+    auto broken = read_file(file);
+    std::fill_n(broken.begin() + static_cast<std::ptrdiff_t>((root - 1) * 4096), 4096, static_cast<char>(0xa5));
+    write_file(file, broken);
+    CHECK(has(refusal(store::open(file, {.check = false})).message, "is damaged"));
+    CHECK(read_file(file) == broken);
+}
+
 TEST_CASE("a file or folder that cannot be written is said at opening") {
     scratch_dir const dir;
     auto const file = dir.file("keys.db");
