@@ -221,7 +221,6 @@ class gateway_process {
         o.retention_days = settings_.usage.retention_days;
         if (!said.empty()) s.err << "latchkey: " << said << "\n";
         recorder_ = need(usage::recorder::open(o));
-        if (recorder_->recovered() != 0) log::info("usage", "recovered {} records of an earlier process", recorder_->recovered());
     }
 
     portal::gateway_state state() const {
