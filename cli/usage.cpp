@@ -41,19 +41,15 @@ usage::filter filter_of(usage_flags const& f) {
 
 // Brings every record into usage.db: the gateway's flush, or recovery of what an ended gateway left in its rings. Returns the
 // lock, held for as long as no gateway may start.
-std::unique_ptr<data_lock> gather(data_paths const& at, conf::settings const& settings) {
+std::unique_ptr<data_lock> gather(data_paths const& at) {
     auto lock = lock_or_gateway(at);
     if (!lock) {
         auto const done = gateway_client(at.admin_socket).call(boost::beast::http::verb::post, "/v1/usage/flush");
         if (!done) throw failure(done.error());
         return lock;
     }
-    std::string said;
-    auto const rings = usage::choose_ring_dir(settings.usage.ring_dir, at.dir, said);
-    if (!rings) throw failure(rings.error());
     usage::recorder_options o;
-    o.journal_file = at.usage_db;
-    o.ring_dir = *rings;
+    o.journal_file = at.usage_db;  // which remembers where the rings lay; a folder made here could stand in a gateway's way
     auto const recovered = usage::recorder::open(o);
     if (!recovered) throw failure(recovered.error());
     return lock;
@@ -104,7 +100,7 @@ int usage_export(usage_flags const& f, streams& s) {
     auto const settings = settings_of(f.common, s);
     data_paths const at(settings.data_dir);
     plain_log const warnings;
-    auto const lock = gather(at, settings);
+    auto const lock = gather(at);
     auto journal = usage::journal::open(at.usage_db, usage::journal::mode::read_only);
     if (!journal) throw failure(journal.error());
     if (f.output.empty() || f.output == "-") {

@@ -1,5 +1,7 @@
 #include "usage/journal.hpp"
 
+#include <sys/stat.h>
+
 #include <array>
 #include <span>
 
@@ -206,6 +208,12 @@ result<void> journal::each_block(std::int64_t from_ms, std::int64_t to_ms, std::
             break;
     }
     return {};
+}
+
+std::optional<unsigned> journal::owner() const noexcept {
+    struct stat about {};
+    if (::stat(impl_->db.file().c_str(), &about) != 0) return std::nullopt;
+    return about.st_uid;
 }
 
 result<std::uint64_t> journal::record_count() {

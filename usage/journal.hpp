@@ -50,6 +50,8 @@ class journal {
     result<void> each_block(std::int64_t from_ms, std::int64_t to_ms, std::function<bool(std::string_view packed)> const& visit,
                             std::function<void(std::int64_t block_id, std::string_view why)> const& damaged);
     result<std::uint64_t> record_count();
+    // The user that the file belongs to; nullopt where it is gone.
+    std::optional<unsigned> owner() const noexcept;
 
   private:
     struct impl;

@@ -290,8 +290,13 @@ char const* ring::layout::why_unusable(std::uint64_t bytes) const noexcept {
 
 namespace {
 
+bool is_ours(uid_t owner, std::optional<unsigned> also_of) {
+    auto const self = ::geteuid();
+    return owner == self || (self == 0 && also_of && owner == *also_of);
+}
+
 // Opens or makes the file, refuses what is not ours alone, and takes its lock. -1 with `said` on failure.
-int open_file(std::string const& file, bool make, error& said) {
+int open_file(std::string const& file, bool make, std::optional<unsigned> also_of, error& said) {
     int const flags = O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | (make ? O_CREAT : 0);
     int const descriptor = ::open(file.c_str(), flags, 0600);
     if (descriptor < 0) {
@@ -308,8 +313,9 @@ int open_file(std::string const& file, bool make, error& said) {
         said = system_says(file, "cannot be looked at", errno);
     else if (!S_ISREG(about.st_mode) || about.st_nlink != 1)
         said = refuse(errc::not_allowed, file, "is not a plain file with one name; remove it");
-    else if (about.st_uid != ::geteuid())
-        said = refuse(errc::not_allowed, file, "belongs to another user; remove it, or choose another usage.ring_dir");
+    else if (!is_ours(about.st_uid, also_of))
+        said = refuse(errc::not_allowed, file,
+                      "belongs to another user; run this as that user, or remove the file if its records are not wanted");
     else if ((about.st_mode & (S_IWGRP | S_IWOTH)) != 0)
         said = refuse(errc::not_allowed, file, "can be written by other users; remove it, or set its mode to 0600");
     else if (::fchmod(descriptor, 0600) != 0)
@@ -340,12 +346,12 @@ bool is_unfinished(int descriptor) {
 
 }  // namespace
 
-result<std::unique_ptr<ring>> ring::open(std::string const& file, std::uint64_t bytes) {
+result<std::unique_ptr<ring>> ring::open(std::string const& file, std::uint64_t bytes, std::optional<unsigned> also_of) {
     if (bytes != 0 && (!std::has_single_bit(bytes) || bytes < data_bytes_min || bytes > data_bytes_max))
         return refuse(errc::invalid_argument, file, "must have a power of two from 64 KiB for its size");
     error said{};
     std::unique_ptr<ring> self(new ring);
-    self->descriptor_ = open_file(file, bytes != 0, said);
+    self->descriptor_ = open_file(file, bytes != 0, also_of, said);
     if (self->descriptor_ < 0) return said;
 
     auto const present = file_bytes(self->descriptor_);

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -21,8 +22,9 @@ class ring {
     // Opens or makes `file` (mode 0600, never through a symbolic link) with a data area of `bytes` (a power of two, from
     // 64 KiB). An existing file of the same size goes on at its positions; of another size: `conflict`, recover and remove it
     // first. `bytes` 0 takes an existing file as it is and makes none: `not_found` where there is none, or one that was never
-    // finished. A link or a file that is not ours alone: `not_allowed`. Held by a running process: `busy`. Damaged: `corrupt`.
-    static result<std::unique_ptr<ring>> open(std::string const& file, std::uint64_t bytes);
+    // finished. A link or a file that is not ours alone: `not_allowed`; for root, what belongs to the user `also_of` is ours too.
+    // Held by a running process: `busy`. Damaged: `corrupt`.
+    static result<std::unique_ptr<ring>> open(std::string const& file, std::uint64_t bytes, std::optional<unsigned> also_of = {});
     ~ring();
     ring(ring const&) = delete;
     ring& operator=(ring const&) = delete;

@@ -1,6 +1,8 @@
 """The account: every request leaves exactly one record, whatever happened to it or to the gateway (P: the process)."""
 import collections
 import datetime
+import os
+import pathlib
 import random
 import signal
 import threading
@@ -211,6 +213,8 @@ def test_a_long_path_is_cut_and_says_so(gateway, client, key):
 
 def test_export_writes_crlf_a_header_and_to_a_file(gateway, tmp_path):
     file = tmp_path / "usage.csv"
+    with gateway.client() as c:
+        assert c.get("/x").status == 401
     gateway.cli("usage", "export", "--output", str(file))
     raw = file.read_bytes()
     assert raw.startswith(b"time,request_id,") and raw.endswith(b"\r\n") and raw.count(b"\n") == raw.count(b"\r\n")
@@ -307,6 +311,18 @@ def test_P1_what_a_killed_gateway_left_is_exported_without_a_restart(mortal):
     account(mortal, [load])
     mortal.start()
     account(mortal, [load])
+
+
+def test_an_export_of_a_stopped_gateway_leaves_nothing_where_the_rings_lie(mortal):
+    mortal.start()
+    key = mortal.create_key()["key"]
+    with mortal.client() as c:
+        served(c.get("/x", key))
+    assert mortal.stop() == 0
+    folder = pathlib.Path(os.environ["RUNTIME_DIRECTORY"])
+    before = sorted(folder.iterdir())
+    assert len(mortal.export()) == 1
+    assert sorted(folder.iterdir()) == before
 
 
 def test_P2_sigterm_under_load_loses_nothing(mortal):
