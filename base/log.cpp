@@ -16,7 +16,7 @@
 namespace latchkey::log {
 namespace {
 
-constexpr std::size_t queue_lines = 8192;
+constexpr std::size_t queue_lines = 2048;  // 400 bytes each, whether used or not; no line is written for a request that goes well
 
 struct state {
     std::shared_mutex guard;

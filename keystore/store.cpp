@@ -532,7 +532,7 @@ result<void> store::each_shard(std::function<void(std::size_t, std::vector<key_e
             visit(index, entries);
             entries.clear();
         }
-        if (!*row) return {};
+        if (!*row) return impl_->db.exec("PRAGMA shrink_memory");  // pages that nobody asks for again soon
         entries.push_back(std::move(next));
     }
 }
