@@ -303,7 +303,7 @@ TEST_CASE("the length of a response is written as the client will see it") {
                    "\r\nConnection: keep-alive\r\n"));
 }
 
-TEST_CASE("HEAD and 304 keep the length of what was not sent; 204 has none") {
+TEST_CASE("HEAD and 304 keep the length of what was not sent, and 204 has none") {
     CHECK(contains(answered("HTTP/1.1 200 OK\r\nContent-Length: 12345\r\n\r\n", {}, true), "\r\nContent-Length: 12345\r\n"));
     CHECK_FALSE(contains(answered("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", {}, true), "Transfer-Encoding"));
     CHECK_FALSE(contains(answered("HTTP/1.1 200 OK\r\n\r\n", {}, true), "Content-Length"));

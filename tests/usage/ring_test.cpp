@@ -210,7 +210,7 @@ TEST_CASE("positions, counters and id go on in a ring that is opened again") {
     CHECK(other->id() != id);
 }
 
-TEST_CASE("a record prepared before a kill is recovered; a retracted or committed one is not counted anew") {
+TEST_CASE("a record prepared before a kill is recovered, and a retracted or committed one is not counted anew") {
     test::folder const dir;
     SECTION("prepared") {
         {
