@@ -279,7 +279,7 @@ struct store::impl {
             if (*row) return sql.application_by_name.int64(0);
         }
         if (can_be_id(name)) {
-            auto const seq = add_application(sql.add_named_application, name, name, now);
+            auto seq = add_application(sql.add_named_application, name, name, now);
             if (!seq || *seq != 0) return seq;
         }
         return add_application(sql.add_application, make_id("app_"), name, now);
@@ -521,8 +521,8 @@ result<void> store::each_shard(std::function<void(std::size_t, std::vector<key_e
     if (!rows) return rows.error();
     std::size_t index = 0;
     std::vector<key_entry> entries;
-    key_entry next;
     for (;;) {
+        key_entry next;
         auto const row = rows->step();
         if (!row) return row.error();
         if (*row && !read_entry(*rows, next))
@@ -586,7 +586,7 @@ result<std::int64_t> store::data_version() {
 
 result<void> store::check_writable() {
     if (auto const r = impl_->db.exec("PRAGMA busy_timeout = 0"); !r) return r.error();
-    auto const tried = [&]() -> result<void> {
+    auto tried = [&]() -> result<void> {
         auto lock = impl_->begin(transaction::kind::write);
         if (!lock) return lock.error();
         if (auto const r = impl_->db.exec("UPDATE change_counter SET number = number"); !r) return r.error();

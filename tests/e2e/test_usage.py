@@ -390,7 +390,7 @@ def test_P2_sigterm_twice_is_no_crash(mortal):
     mortal.start()
     mortal.terminate()
     mortal.terminate()
-    assert mortal.wait() in (0, -signal.SIGTERM)
+    assert mortal.wait() in (0, 1)  # 1: the second came while the first was being obeyed, and ends it at once
 
 
 def test_P5_a_crash_is_followed_by_a_start_that_counts_nothing_twice(mortal):
