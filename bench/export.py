@@ -3,9 +3,9 @@
 
     ./dev build bench && python3 bench/export.py [--records N,N...] [--build DIR] [--rss MB]
 
-Fills a usage.db with so many records (bench_fill), runs `latchkey usage export` on it into a pipe that counts rows, and prints rows,
-seconds and the peak resident memory of the export. Exit code 1 if rows are missing or the peak is over the bound (--rss, 32 MB); the
-time is printed and never judged. Wants 40 bytes of disk a record, in a folder that is removed.
+Fills a usage.db with so many records (bench_fill), runs `latchkey usage export` on it into a pipe that counts rows, and
+prints rows, seconds and the peak resident memory of the export. Exit code 1 if rows are missing or the peak is over the
+bound (--rss, 32 MB); the time is printed and never judged. Wants 40 bytes of disk a record, in a folder that is removed.
 """
 import argparse
 import pathlib

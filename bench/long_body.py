@@ -3,9 +3,10 @@
 
     ./dev build && python3 bench/long_body.py [--gib N] [--program FILE] [--rss MB]
 
-Sends one body of N GiB (default 10) up through the gateway, with a length and in chunks, and fetches one down; counts every byte at
-the other end, and prints seconds and the gateway's peak resident memory so far. Exit code 1 if a byte is missing or the peak is over
-the bound (--rss, 48 MB); times are printed and never judged. Loopback only; nothing is written to a disk but the account.
+Sends one body of N GiB (default 10) up through the gateway, with a length and in chunks, and fetches one down; counts every
+byte at the other end, and prints seconds and the gateway's peak resident memory so far. Exit code 1 if a byte is missing or
+the peak is over the bound (--rss, 48 MB); times are printed and never judged. Loopback only; nothing is written to a disk
+but the account.
 """
 import argparse
 import json

@@ -5,8 +5,9 @@
 
 Prints, for each number of keys: seconds of the import into an empty store and of the same import again; milliseconds from
 starting the process to the first 200 of /readyz (median and range of the rounds, the file in the page cache); the process's
-proportional set size (PSS) then and after 2,000 requests with different keys. Exit code 1 if a PSS is over its bound (30 MB at
-100,000 keys, 200 MB at 1,000,000); times are printed and never judged. Everything is on loopback, in a folder that is removed.
+proportional set size (PSS) then and after 2,000 requests with different keys. Exit code 1 if a PSS is over its bound (30 MB
+at 100,000 keys, 200 MB at 1,000,000); times are printed and never judged. Everything is on loopback, in a folder that is
+removed.
 """
 import argparse
 import http.client
