@@ -117,7 +117,8 @@ void write_request_fields(writer& w, head const& h, forward_context const& c) no
 
 void write_response_head(writer& w, head const& h, answer_context const& c) noexcept {
     w << "HTTP/1.1 " << number(static_cast<std::uint64_t>(h.status)) << " " << h.reason << "\r\n";
-    bool const keeps_length = c.body.kind == body_kind::none && (c.to_head || h.status == 304);
+    // To HEAD, and in a 304, the length is of the body that is not there; a 204 has none (RFC 9110 section 8.6).
+    bool const keeps_length = c.body.kind == body_kind::none && (c.to_head || h.status == 304) && h.status != 204;
     for (field const& f : h) {
         switch (f.id) {
             case field_id::content_length:

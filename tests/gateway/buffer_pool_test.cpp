@@ -116,7 +116,7 @@ TEST_CASE("no buffer is lent beyond the memory, and a place that is given back c
     CHECK(pool.mapped_bytes() == 3 * cost);
 }
 
-TEST_CASE("where a large buffer does not fit, a small one is lent; unused large ones make room for small ones") {
+TEST_CASE("where a large buffer does not fit a small one is lent, and unused large ones make room for small ones") {
     buffer_pool pool(4096, 65536, 2, buffer_pool::cost(65536) + buffer_pool::cost(4096));
     {
         lease a = pool.large();
