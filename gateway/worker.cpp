@@ -30,7 +30,7 @@ namespace {
 constexpr auto sweep_interval = std::chrono::milliseconds(100);
 constexpr auto accept_pause = std::chrono::milliseconds(50);  // after EMFILE (fault R1)
 constexpr unsigned accepts_per_turn = 64;                     // then others get their turn
-constexpr std::size_t large_buffer_bytes = 256U << 10U;
+constexpr std::size_t large_buffer_bytes = 512U << 10U;
 constexpr std::size_t large_buffers_bytes_max = 16U << 20U;  // per worker, and no more than a quarter of its share
 constexpr std::size_t memory_least = 4U << 20U;              // per worker
 constexpr std::size_t frames_kept = 64;
