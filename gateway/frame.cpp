@@ -153,9 +153,10 @@ bool check_response(head const& h, bool to_head, response_frame& out) noexcept {
         }
     }
     if (has_length && has_coding) return false;
-    if (options.names_framing || options.malformed || options.too_many()) return false;
+    if (options.names_framing || options.too_many()) return false;
     out.nominates = options.nominates;
-    out.keep_alive = !options.close && (h.version == 11 || options.keep_alive);
+    // An option that is no token names no field, and clients never see it; but what the upstream means by it is not known.
+    out.keep_alive = !options.close && !options.malformed && (h.version == 11 || options.keep_alive);
 
     bool const bodiless = to_head || h.status < 200 || h.status == 204 || h.status == 304;
     if (bodiless)

@@ -50,7 +50,7 @@ constexpr std::array<std::string_view, static_cast<std::size_t>(field_id::count_
 };
 
 constexpr std::size_t longest_name = 23;
-constexpr auto method_bytes_max = static_cast<std::ptrdiff_t>(usage::method_bytes_max);  // the longest registered one has 16
+constexpr auto method_bytes_max = static_cast<std::ptrdiff_t>(usage::method_bytes_max);  // the longest registered one has 17
 
 // Lower case, and '_' as '-'.
 constexpr auto folded = [] {
@@ -244,7 +244,9 @@ parsed read_head(char const* data, std::size_t size, std::size_t& searched, pars
     char const* const end = data + std::min(size, limits.bytes);
     for (;;) {
         char const* at = data + searched;
-        out.count = 0;
+        // The lines that were judged before: they are counted, so that too many fields are too many in parts as well.
+        auto const lines = static_cast<std::size_t>(std::count(data, at, '\n'));
+        out.count = lines == 0 ? 0 : lines - 1;
         parsed said = searched == 0 ? first_line(at, end) : parsed::whole;
         if (said == parsed::whole) said = read_fields(at, end, limits.fields, out, why);
         if (said == parsed::whole && searched != 0) {  // the last part has come

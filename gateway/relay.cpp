@@ -185,6 +185,14 @@ task<refusal> session::read_answer(exchange& x) {
         if (up.begin == up.end) up.begin = up.end = 0;
         if (up.end == 0 && interim == 0) {
             r = co_await up.io.read_next(w_.buffers(), up.in);
+            // The answer is there, but no buffer for it: it waits in the kernel. It cannot be refused any more, for the upstream
+            // has done what was asked.
+            bool const late = !x.uploading && steady_ns() >= x.asked_ns + ns(x.api->deadlines.response_head);
+            if (r.ec == asio::error::no_buffer_space && !late) {
+                co_await w_.room();
+                continue;
+            }
+            if (r.ec == asio::error::no_buffer_space) r.ec = asio::error::timed_out;
         } else {  // within a message, or behind an interim response: an end may have come with the bytes before
 
             if (up.end == up.in.size()) co_return refusal::upstream_invalid;
@@ -205,7 +213,6 @@ refusal session::answer_failure(exchange& x, error_code ec) {
         return refusal::shutting_down;
     }
     if (x.upload_failure != refusal::none) return x.upload_failure;
-    if (ec == asio::error::no_buffer_space) return refusal::overloaded;
     if (x.client_gone) {
         x.end = usage::outcome::client_aborted;
         x.head_sent = true;  // nobody is there to be told
@@ -260,8 +267,8 @@ task<refusal> session::relay_response(exchange& x, head const& h, response_frame
     // Without a length, HTTP/1.1 clients get chunks, so that a break is seen; HTTP/1.0 clients the connection's end.
     bool const unmeasured = kind == body_kind::chunked || kind == body_kind::until_close;
     bool const rechunk = unmeasured && !x.http_1_0;
-    bool const ends_by_close = unmeasured && x.http_1_0;
-    x.keep_client = may_keep(x) && !ends_by_close;
+    x.ends_by_close = unmeasured && x.http_1_0;
+    x.keep_client = may_keep(x) && !x.ends_by_close;
     // Where the client may still send what we will not read, a plain close could cost it the end of this response.
     linger_ = !x.keep_client && (x.frame.keep_alive || !x.body_whole || begin_ != end_);
 
@@ -462,7 +469,7 @@ detached session::upload(exchange& x) {
     try {
         whole = co_await upload_all(x);
     } catch (std::exception const& e) {
-        log::error("session", "an upload was ended: {}", log::quoted(e.what()));
+        log::error("session", "an upload was ended: {}", e.what());
         x.client_gone = true;
     }
     x.uploading = false;

@@ -62,6 +62,18 @@ void write_trace(writer& w, head const& h, forward_context const& c) noexcept {
     w << "traceparent: 00-" << c.trace_id << "-" << c.span_id << "-01\r\n";
 }
 
+// Fields by which other gateways tell an upstream who calls (X-Consumer-Groups, X-Consumer-Custom-Id, X-Anonymous-Consumer ...):
+// an API that came from one of them may believe them still, so a client cannot send them, however it spells the hyphens.
+bool tells_who_calls(std::string_view name) noexcept {
+    auto const begins = [name](std::string_view with) {
+        if (name.size() < with.size()) return false;
+        for (std::size_t i = 0; i < with.size(); ++i)
+            if (name[i] == '_' ? with[i] != '-' : lower(name[i]) != with[i]) return false;
+        return true;
+    };
+    return lower(name.front()) == 'x' && (begins("x-consumer-") || begins("x-credential-") || begins("x-anonymous-consumer"));
+}
+
 bool passes(head const& h, field const& f, bool nominates) noexcept { return !nominates || !nominated(h, f.name); }
 
 }  // namespace
@@ -83,7 +95,7 @@ void write_request_fields(writer& w, head const& h, forward_context const& c) no
     for (field const& f : h) {
         switch (f.id) {
             case field_id::other:
-                if (passes(h, f, c.frame->nominates)) write_field(w, f);
+                if (!tells_who_calls(f.name) && passes(h, f, c.frame->nominates)) write_field(w, f);
                 break;
             case field_id::api_key:
                 if (c.api->forward_key) write_field(w, f);

@@ -49,6 +49,7 @@ constexpr std::int64_t linger_ns = 30'000'000'000;
 constexpr std::int64_t linger_silence_ns = 2'000'000'000;
 constexpr std::int64_t hurried_head_ns = 1'000'000'000;  // what a head may take while memory is short
 constexpr std::int64_t look_after_ns = 200'000'000;      // how long a wait may last before the sweep looks at the socket once
+constexpr unsigned answered_sweeps = 16;                 // in a response (an event stream, say) it looks this seldom
 
 }  // namespace
 
@@ -94,9 +95,13 @@ detached session::run() {
             }
             ++served_;
         }
-        if (linger_) co_await linger();
+        if (linger_) {
+            in_.reset();  // what lingers holds no memory
+            co_await linger();
+        }
     } catch (std::exception const& e) {  // out of memory: this client is lost, the others are not
-        log::error("session", "a connection was closed: {}", log::quoted(e.what()));
+        log::error("session", "a connection was closed: {}", e.what());
+        if (begin_ != end_) record_unserved();
     }
     client_.close();
     w_.finished(*this);
@@ -118,8 +123,8 @@ task<bool> session::exchange_once() {
         if (x.client_gone && !x.head_sent) x.end = w_.closing() ? usage::outcome::shut_down : usage::outcome::client_aborted;
         if (why != refusal::none && !x.head_sent && !x.client_gone) co_await refuse(x, why);
     } catch (std::exception const& e) {
-        log::error("session", "a request was broken off: {}", log::quoted(e.what()));
-        break_off(x, usage::outcome::shut_down);
+        log::error("session", "a request was broken off: {}", e.what());
+        break_off(x, x.head_sent ? usage::outcome::shut_down : usage::outcome::refused);
     }
     if (x.uploading) {
         stop_upload(x);
@@ -164,11 +169,11 @@ task<refusal> session::more_of_head(exchange& x) {
     io_result const r = co_await client_.read_more(in_.data() + end_, in_.size() - end_);
     last_ns_ = steady_ns();
     end_ += r.n;
+    x.request_bytes = end_ - begin_;
     if (r.ec == asio::error::timed_out) co_return refusal::head_timeout;
     if (r.ec || r.n == 0) {
         x.client_gone = true;
         x.end = usage::outcome::client_aborted;
-        x.request_bytes = end_ - begin_;
         if (begin_ == end_) x.recorded = true;  // nothing but empty lines: no request
     }
     co_return refusal::none;
@@ -353,7 +358,9 @@ void session::finish(exchange& x) noexcept {
         begin_ = x.leftover_begin;
         end_ = x.leftover_end;
     }
-    if (x.hard_close) client_.reset();
+    // A reset takes along what the kernel has not sent yet. Where some of that is of earlier responses, sound and on record, a
+    // plain end must do: this one's length or missing last chunk shows the break.
+    if (x.hard_close && (x.ends_by_close || client_.unsent() <= x.response_bytes)) client_.reset();
     if (x.in_flight) w_.count().in_flight.subtract();
 }
 
@@ -414,13 +421,25 @@ void session::record(exchange& x) noexcept {
     committed(x);
 }
 
+// A request that was read, and then there was no memory to begin with it.
+void session::record_unserved() noexcept {
+    exchange x;
+    x.began_ns = last_ns_;
+    x.end = usage::outcome::refused;
+    x.request_bytes = end_ - begin_;
+    record(x);
+}
+
 // --- The end of the connection.
 
 task<bool> session::linger() {
     client_.shutdown_write();
     auto const nowhere = w_.nowhere();  // nobody looks at what is read here
     std::int64_t now = steady_ns();
-    for (std::int64_t const end = now + linger_ns; now < end && !w_.closing(); now = steady_ns()) {
+    bool hurried = false;
+    for (std::int64_t end = now + linger_ns; now < end && !w_.closing(); now = steady_ns()) {
+        // A gateway that stops waits for answers to be read, not for uploads that nobody wants.
+        if (w_.draining() && !std::exchange(hurried, true)) end = std::min(end, now + linger_silence_ns);
         client_.read_until(std::min(now + linger_silence_ns, end));
         io_result const r = co_await client_.read_more(nowhere.data(), nowhere.size());
         if (r.ec || r.n == 0) break;
@@ -459,7 +478,8 @@ void session::sweep(std::int64_t now_ns) noexcept {
     }
     // A client that reset its connection while the upstream thinks, before its answer or in it: there is nobody to answer. (A
     // half-closed one still reads.)
-    if (current_ && current_->up && !current_->uploading && client_.is_open()) {
+    bool const its_turn = current_ && (!current_->head_sent || w_.sweeps() % answered_sweeps == 0);
+    if (its_turn && current_->up && !current_->uploading && client_.is_open()) {
         auto const [ec, n] = peek(client_.descriptor());
         if (ec && ec != asio::error::would_block) {
             current_->client_gone = true;

@@ -84,8 +84,9 @@ struct exchange {
     bool head_sent = false;    // the first byte of the final response went out: errors can only close (law 8)
     bool keep_client = false;  // the client's connection can go on
     bool keep_upstream = false;
-    bool surplus = false;     // the upstream sent bytes behind its response's end
-    bool hard_close = false;  // a response was broken off: the connection ends by a reset
+    bool surplus = false;        // the upstream sent bytes behind its response's end
+    bool hard_close = false;     // a response was broken off: the connection ends by a reset
+    bool ends_by_close = false;  // the client takes the connection's end for the body's
 
     // The account.
     usage::outcome end = usage::outcome::served;
@@ -157,6 +158,7 @@ class session : public boost::intrusive::list_base_hook<> {
     bool prepare_record(exchange&, std::uint64_t response_bytes, bool count_drop) noexcept;
     void committed(exchange&) noexcept;
     void record(exchange&) noexcept;
+    void record_unserved() noexcept;
 
     worker& w_;
     stream client_;

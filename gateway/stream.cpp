@@ -1,5 +1,7 @@
 #include "gateway/stream.hpp"
 
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -77,6 +79,11 @@ void stream::reset() noexcept {
 
 void stream::shutdown_write() noexcept {
     if (descriptor_ >= 0) ::shutdown(descriptor_, SHUT_WR);
+}
+
+std::size_t stream::unsent() const noexcept {
+    int bytes = 0;
+    return descriptor_ >= 0 && ::ioctl(descriptor_, SIOCOUTQ, &bytes) == 0 && bytes > 0 ? static_cast<std::size_t>(bytes) : 0;
 }
 
 // --- reading

@@ -43,6 +43,8 @@ class stream {
     bool is_open() const noexcept { return descriptor_ >= 0; }
     int descriptor() const noexcept { return descriptor_; }
     bool read_pending() const noexcept { return read_.pending; }
+    // Bytes written that the peer's kernel has not acknowledged yet (SIOCOUTQ). One system call.
+    std::size_t unsent() const noexcept;
 
     // --- one read at a time. n == 0 without error: end of stream.
 

@@ -396,6 +396,11 @@ void worker::sweep() {
         buffers_.trim(buffers_kept);
         frame_pool::trim(frames_kept);
     }
+    for (auto* r = std::exchange(without_room_, nullptr); r != nullptr;) {
+        auto const h = r->waiting;
+        r = r->next;  // before its frame goes on, and perhaps away
+        h.resume();
+    }
 }
 
 void worker::set_clock(std::int64_t now_ns) noexcept {

@@ -142,6 +142,21 @@ class worker {
     };
     turn next_turn() noexcept { return {*this}; }
 
+    // To be awaited: goes on with the next sweep, when there may be a buffer again. It lies in the awaiting frame.
+    struct [[nodiscard]] room_awaiter {
+        worker& w;
+        std::coroutine_handle<> waiting{};
+        room_awaiter* next = nullptr;
+        bool await_ready() const noexcept { return false; }
+        void await_suspend(std::coroutine_handle<> h) noexcept {
+            waiting = h;
+            next = std::exchange(w.without_room_, this);
+        }
+        void await_resume() const noexcept {}
+    };
+    room_awaiter room() noexcept { return {*this}; }
+    unsigned sweeps() const noexcept { return sweeps_; }
+
     void finished(session&) noexcept;  // the session's last act: it is freed
 
   private:
@@ -188,6 +203,7 @@ class worker {
     std::array<std::uint64_t, 4> random_state_{};
     int reserve_descriptor_ = -1;
     unsigned sweeps_ = 0;
+    room_awaiter* without_room_ = nullptr;
     bool sweeping_ = false;  // the next sweep is set
     bool draining_ = false;
     bool closing_ = false;

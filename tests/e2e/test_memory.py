@@ -5,6 +5,7 @@ import json
 import re
 import resource
 import socket
+import threading
 
 import pytest
 
@@ -191,3 +192,50 @@ def test_R2_where_the_kernel_gives_no_memory_requests_are_lost_but_not_the_proce
     finally:
         if g.alive:
             g.kill()
+
+
+def test_R2_refused_uploads_that_drip_on_hold_no_memory(tight):
+    """Nobody needs a key for it: what is read after a refusal goes nowhere, and the head's buffer goes back at once."""
+    key, stop, dripping = tight.create_key()["key"], threading.Event(), []
+
+    def drip():
+        while not stop.wait(0.3):
+            for c in list(dripping):
+                with contextlib.suppress(OSError, Broken):
+                    c.send(b"x")
+    with contextlib.ExitStack() as stack:
+        thread = threading.Thread(target=drip)
+        stack.callback(thread.join)
+        stack.callback(stop.set)
+        thread.start()
+        for _ in range(130):  # more than there are buffers
+            c = stack.enter_context(tight.client())
+            c.send(b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\nx")
+            problem(c.response(), 401, "key_missing")
+            dripping.append(c)
+        assert gets_in(tight, key), "those who were refused keep others out"
+
+
+def test_R2_what_the_upstream_has_done_is_not_answered_by_a_refusal(tight, up):
+    """Admitted requests find no buffer for their answers, since slow readers have taken them: the answers wait, and come."""
+    key, path, go = tight.create_key()["key"], "/" + unique(), threading.Event()
+
+    def script(x):
+        x.body()
+        go.wait(bound(30))
+        with contextlib.suppress(OSError):
+            x.answer(201, [], b"y" * MIB)
+    up.on(path, script)
+    with contextlib.ExitStack() as stack:
+        stack.callback(go.set)
+        clients = [stack.enter_context(tight.client(receive_buffer=4096)) for _ in range(60)]
+        for c in clients:
+            c.request("POST", path, key, body=b"buy 1")
+        asked = MEMORY // (72 * 1024) // 2 - 6  # two buffers each, and those above 95 % are refused
+        wait_until(lambda: len(up.seen(path)) >= asked, 10, "requests that fill the memory")
+        go.set()
+        answers = [c.response(timeout=30) for c in clients]
+    statuses = sorted(r.status for r in answers)
+    assert statuses.count(201) == len(up.seen(path)), f"executed {len(up.seen(path))}: {statuses}"
+    assert all(len(r.body) == MIB for r in answers if r.status == 201)
+    assert set(statuses) <= {201, 503}

@@ -593,3 +593,54 @@ def test_a_response_that_breaks_off_ends_by_a_reset(up, framing, end):
         with pytest.raises(Broken) as broken:
             c.response()
         assert broken.value.kind == "reset"
+
+
+# --- How responses and gateways end
+
+def test_a_response_that_breaks_off_does_not_take_an_earlier_sound_one_along(up):
+    first, second = "/" + unique(), "/" + unique()
+    up.on(first, lambda x: x.answer(200, [], b"a" * 200_000))
+
+    def breaks_off(x):
+        x.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf")
+        x.close()
+    up.on(second, breaks_off)
+    with serving(up.url) as g, g.client(receive_buffer=4096) as c:
+        c.send(request_bytes("GET", first) + request_bytes("GET", second))
+        wait_until(lambda: executed(up).count(second) == 1, 10, "the second request")
+        wait_until(lambda: g.metric("latchkey_requests_in_flight") == 0, 10, "the end of both")
+        r = c.response()
+        served(r)
+        assert r.body == b"a" * 200_000
+        with pytest.raises(Broken):
+            c.response()
+
+
+@pytest.mark.skipif(SLOW > 1, reason="the bound on the wait is a time")
+def test_a_refused_upload_that_drips_on_does_not_hold_up_the_stop(up):
+    g = one_worker({"api": [{"name": "only", "upstreams": [up.url]}], "drain": "120s"}).start()
+    with g.client() as c:
+        c.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\nx")
+        problem(c.response(), 401)
+        stop = threading.Event()
+
+        def drip():
+            with contextlib.suppress(OSError, Broken):
+                while not stop.wait(0.3):
+                    c.send(b"x")
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        try:
+            assert g.stop(timeout=30) == 0  # not the 30 s of a linger, nor the 120 of the drain
+        finally:
+            stop.set()
+            dripping.join()
+
+
+def test_the_record_of_a_head_that_came_too_late_counts_its_bytes(up):
+    with serving(up.url, settings={"client": {"head": ms(300)}}) as g, g.client() as c:
+        start = b"GET / HTTP/1.1\r\nHost: h\r\nX-A: 1"
+        c.send(start)
+        problem(c.response(), 408, "head_timeout")
+        rows = wait_until(lambda: [r for r in g.export() if r["status"] == "408"], 10, "its record")
+        assert [int(r["request_bytes"]) for r in rows] == [len(start)]

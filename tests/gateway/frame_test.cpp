@@ -158,6 +158,15 @@ TEST_CASE("Connection decides on keep-alive and nominates fields") {
         CAPTURE(list);
         CHECK(judge(get("Connection: " + std::string(list) + "\r\n")) == refusal::malformed_request);
     }
+    for (char const* const list :
+         {"keep-alive, timeout=5", "keep-alive;"}) {  // from an upstream it costs the connection, no more
+        CAPTURE(list);
+        message answer("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: " + std::string(list) + "\r\n\r\n");
+        REQUIRE(answer.response() == parsed::whole);
+        response_frame f;
+        CHECK(check_response(*answer, false, f));
+        CHECK_FALSE(f.keep_alive);
+    }
     message m(get("Connection: a, X-Foo\r\nconnection:\tbar\r\n"));
     REQUIRE(m.request() == parsed::whole);
     CHECK(nominated(*m, "x-foo"));

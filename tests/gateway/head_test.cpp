@@ -235,6 +235,13 @@ TEST_CASE("the greatest number of fields passes, one more does not") {
     message beyond(eight + line + "\r\n");
     CHECK(beyond.request(limits) == parsed::bad);
     CHECK(beyond.why == refusal::too_many_fields);
+    head h;
+    std::size_t at = 0;
+    for (std::size_t step : {1, 5, 6, 7, 40}) {  // seen with the field that is too many, before the head ends
+        CHECK(feed(eight + line + line + line, step, limits, h, at) == parsed::bad);
+        CHECK(at <= eight.size() + step);
+        CHECK(feed(eight + "\r\n", step, limits, h, at) == parsed::whole);
+    }
     message answer("HTTP/1.1 200 OK\r\n" + eight.substr(eight.find("A:")) + line + "\r\n");
     CHECK(answer.response(limits) == parsed::bad);
 }

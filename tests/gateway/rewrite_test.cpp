@@ -123,6 +123,16 @@ TEST_CASE("identity is ours alone, and no Connection field takes it away") {
     CHECK(named(open, "X-API-KEY") == 0);
 }
 
+TEST_CASE("no client speaks for another gateway either") {
+    rewriting r;
+    for (char const* const name : {"X-Consumer-Groups", "x-consumer-custom-id", "X_Consumer_Groups", "X-Consumer_Custom-Id",
+                                   "X-Credential-Username", "X-Anonymous-Consumer", "x_anonymous_consumer"}) {
+        CAPTURE(name);
+        CHECK(named(r.of(get(std::string(name) + ": admin\r\n")), name) == 0);
+    }
+    CHECK(has(r.of(get("X-Consumers: admin\r\n")), "X-Consumers: admin"));
+}
+
 TEST_CASE("the credential is removed wherever it stood, unless the api asks for it") {
     rewriting r;
     CHECK(named(r.of(get("x-api-key: secret\r\n")), "X-API-KEY") == 0);
