@@ -8,17 +8,20 @@
 
 #include <cassert>
 #include <cerrno>
+#include <filesystem>
 #include <system_error>
 #include <thread>
 #include <utility>
 
 #include "base/clock.hpp"
+#include "base/owner.hpp"
 
 namespace latchkey::sqlite {
 
 struct connection {
     sqlite3* raw = nullptr;
-    std::string file;
+    std::string file;       // as it was given: for messages
+    std::string real_file;  // without links in its folders: for SQLite
     bool read_only = false;
     std::chrono::milliseconds busy_timeout{5000};
     dev_t device = 0;  // the file that was opened, whatever the path leads to later
@@ -96,23 +99,75 @@ error cannot_open(std::string const& file, int number) {
             fmt::format("cannot open {}: {}; check owner and mode of the file and of its folder", file, system_text(number))};
 }
 
-// SQLite gives the -wal and -shm files the mode of the database file, so that one is made, or tightened, before SQLite sees it.
-result<void> make_private(connection& on, database::options const& how) {
-    struct stat now {};
-    if (::stat(on.file.c_str(), &now) != 0) {
-        if (errno != ENOENT) return cannot_open(on.file, errno);
-        if (!how.create || how.read_only) return error{errc::not_found, fmt::format("there is no file {}", on.file)};
-        int const made = ::open(on.file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-        if (made < 0) return cannot_open(on.file, errno);
-        int const looked = ::fstat(made, &now) == 0 ? 0 : errno;
-        ::close(made);  // nobody of this process has a SQLite lock on the file yet that this could release
-        if (looked != 0) return cannot_open(on.file, looked);
+// A descriptor that only names a file (O_PATH): it opens nothing, so it needs no permission, waits for no FIFO, and its end does
+// not release the POSIX locks of SQLite on that file, as that of any other descriptor of this process would.
+class named_file {
+  public:
+    explicit named_file(std::string const& path) noexcept : fd_(::open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC)) {}
+    ~named_file() {
+        if (fd_ >= 0) ::close(fd_);
     }
+    named_file(named_file const&) = delete;
+    named_file& operator=(named_file const&) = delete;
+
+    explicit operator bool() const noexcept { return fd_ >= 0; }
+    int status(struct stat& into) const noexcept { return ::fstat(fd_, &into) == 0 ? 0 : errno; }
+    // Of the file that was named, whatever the path leads to by now; fchmod() does not take such a descriptor.
+    int set_mode(mode_t mode) const { return ::chmod(fmt::format("/proc/self/fd/{}", fd_).c_str(), mode) == 0 ? 0 : errno; }
+
+  private:
+    int fd_;
+};
+
+// A new file with mode 0600, of its folder's owner. EEXIST: another process was faster, and its file is as good.
+int make_file(std::string const& path, std::string const& folder) {
+    int const made = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (made < 0) return errno == EEXIST ? 0 : errno;
+    int const given = give_to_owner_of(folder, made);
+    if (given != 0) ::unlink(path.c_str());
+    ::close(made);  // a real descriptor: but nobody of this process has opened this new file with SQLite yet
+    return given;
+}
+
+// The file's path without links in its folders: SQLite's NOFOLLOW refuses those too, while a data directory may well be reached
+// through one (systemd's /var/lib/latchkey is one with DynamicUser).
+result<std::string> resolved(std::string const& file, std::string& folder, bool create) {
+    std::filesystem::path const given(file);
+    std::error_code ec;
+    folder = std::filesystem::canonical(given.has_parent_path() ? given.parent_path() : ".", ec).string();
+    if (!ec) return (std::filesystem::path(folder) / given.filename()).string();
+    if (ec.value() == ENOENT && !create) return error{errc::not_found, fmt::format("there is no file {}", file)};
+    return cannot_open(file, ec.value());
+}
+
+// SQLite gives the -wal and -shm files the mode of the database file, and as root its owner, so that one is made, or tightened,
+// before SQLite sees it. No link is followed: who may write to the folder would choose with it whose file is changed.
+result<void> make_private(connection& on, database::options const& how) {
+    bool const create = how.create && !how.read_only;
+    std::string folder;
+    auto real = resolved(on.file, folder, create);
+    if (!real) return real.error();
+    on.real_file = std::move(*real);
+    struct stat now {};
+    if (create && ::lstat(on.real_file.c_str(), &now) != 0 && errno == ENOENT)
+        if (int const failed = make_file(on.real_file, folder); failed != 0) return cannot_open(on.file, failed);
+    named_file const named(on.real_file);
+    if (!named) {
+        if (errno == ENOENT && !create) return error{errc::not_found, fmt::format("there is no file {}", on.file)};
+        return cannot_open(on.file, errno);
+    }
+    if (int const failed = named.status(now); failed != 0) return cannot_open(on.file, failed);
+    if (S_ISLNK(now.st_mode))
+        return error{errc::io, fmt::format("{} is a link, and links to such a file are not followed: put the file itself there, "
+                                           "or name the folder that holds it",
+                                           on.file)};
     if (S_ISDIR(now.st_mode)) return error{errc::io, fmt::format("{} is a folder: a file is needed", on.file)};
-    if (!S_ISREG(now.st_mode)) return error{errc::io, fmt::format("{} is not a regular file", on.file)};
-    if ((now.st_mode & 0077) != 0 && !how.read_only && ::chmod(on.file.c_str(), now.st_mode & 0700) != 0)
-        return error{errc::io, fmt::format("others may read {} and its mode cannot be changed ({}): run chmod 600 as its owner",
-                                           on.file, system_text(errno))};
+    if (!S_ISREG(now.st_mode)) return error{errc::io, fmt::format("{} is not a regular file: move it away", on.file)};
+    if ((now.st_mode & 0077) != 0 && !how.read_only)
+        if (int const failed = named.set_mode(now.st_mode & 0700); failed != 0)
+            return error{errc::io,
+                         fmt::format("others may read {} and its mode cannot be changed ({}): run chmod 600 as its owner",
+                                     on.file, system_text(failed))};
     on.device = now.st_dev;
     on.inode = now.st_ino;
     return {};
@@ -227,7 +282,8 @@ result<database> database::open(std::string const& file, options how) {
         return error{errc::invalid_argument, fmt::format("'{}' is not the path of a file", file)};
     if (auto const r = make_private(on, how); !r) return r.error();
     int const access = how.read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE;
-    int const code = sqlite3_open_v2(file.c_str(), &on.raw, access | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, nullptr);
+    int const code = sqlite3_open_v2(on.real_file.c_str(), &on.raw,
+                                     access | SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, nullptr);
     if (code != SQLITE_OK) return failure(on, code);
     if (!how.read_only && sqlite3_db_readonly(on.raw, "main") == 1)  // SQLite falls back to reading by itself
         return error{errc::io, fmt::format("{} cannot be written: check owner and mode of the file", file)};

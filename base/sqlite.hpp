@@ -88,7 +88,9 @@ class database {
     };
 
     // A connection with foreign keys on and synchronous=FULL. A new file has mode 0600, and its -wal and -shm too; an existing
-    // one that group or others may touch is tightened, or refused where that is not ours to do (`io`).
+    // one that group or others may touch is tightened, or refused where that is not ours to do (`io`). `file` itself must be no
+    // link
+    // (`io`); its folders may be reached through some. What root makes belongs to the owner of the folder.
     static result<database> open(std::string const& file, options);
 
     database(database&&) noexcept;

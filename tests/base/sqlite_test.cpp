@@ -1,6 +1,10 @@
 #include "base/sqlite.hpp"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <array>
+#include <filesystem>
 
 #include "tests/base/scratch.hpp"
 
@@ -167,4 +171,78 @@ TEST_CASE("foreign keys and full synchronisation are on") {
     CHECK(db.int64("PRAGMA foreign_keys").value() == 1);
     CHECK(db.int64("PRAGMA synchronous").value() == 2);
     CHECK(db.int64("PRAGMA busy_timeout").value() == 30);
+}
+
+TEST_CASE("a link in the place of the file is refused, and the file it leads to is not touched") {
+    scratch_dir const dir;
+    auto const foreign = dir.file("foreign");
+    write_file(foreign, "");
+    REQUIRE(::chmod(foreign.c_str(), 0644) == 0);
+    auto const file = dir.file("t.db");
+    for (auto const& target : {foreign, dir.file("nowhere")}) {
+        std::filesystem::remove(file);
+        std::filesystem::create_symlink(target, file);
+        for (bool const create : {true, false}) {
+            auto const r = database::open(file, {.create = create});
+            REQUIRE(r.has_error());
+            CHECK(r.error().code == errc::io);
+            CHECK(r.error().message.find("t.db is a link") != std::string::npos);
+        }
+        CHECK(database::open(file, {.create = false, .read_only = true}).has_error());
+    }
+    CHECK(mode_of(foreign) == 0644);
+    CHECK(read_file(foreign).empty());
+    CHECK_FALSE(std::filesystem::exists(dir.file("nowhere")));
+}
+
+TEST_CASE("a FIFO in the place of the file is refused without waiting for who writes to it") {
+    scratch_dir const dir;
+    auto const file = dir.file("t.db");
+    REQUIRE(::mkfifo(file.c_str(), 0600) == 0);
+    CHECK(database::open(file, {}).error().message.find("not a regular file") != std::string::npos);
+}
+
+TEST_CASE("a folder that is reached through a link holds a database as any other") {
+    scratch_dir const dir;
+    std::filesystem::create_directories(dir.file("real/inner"));
+    std::filesystem::create_directory_symlink(dir.file("real"), dir.file("link"));
+    std::filesystem::create_directory_symlink("../real/inner", dir.file("real/again"));
+    auto const file = dir.file("link/again/t.db");
+    for (int i = 1; i < 3; ++i) {
+        auto db = opened(file);
+        REQUIRE(db.exec("INSERT INTO t (b) VALUES ('1')"));
+        CHECK(db.int64("SELECT count(*) FROM t").value() == i);
+        CHECK(db.still_there());
+        CHECK(std::filesystem::exists(dir.file("real/inner/t.db-wal")));
+    }
+    CHECK(mode_of(dir.file("real/inner/t.db")) == 0600);
+}
+
+TEST_CASE("opening a file once more in this process leaves the first connection its locks") {
+    scratch_dir const dir;
+    auto const file = dir.file("t.db");
+    auto db = opened(file);
+    REQUIRE(db.exec("INSERT INTO t (b) VALUES ('1')"));
+    { REQUIRE(database::open(file, {})); }
+    // The last of all connections removes the write-ahead log: this one must see that it is not the last.
+    CHECK(shell(file, "SELECT count(*) FROM t") == "1");
+    CHECK(std::filesystem::exists(file + "-wal"));
+}
+
+TEST_CASE("what root makes in a folder of another user belongs to that user") {
+    if (::geteuid() != 0) return;
+    scratch_dir const dir;
+    auto const folder = dir.file("data");
+    std::filesystem::create_directory(folder);
+    REQUIRE(::chown(folder.c_str(), 65534, 65533) == 0);
+    auto db = opened(folder + "/t.db");
+    REQUIRE(db.exec("INSERT INTO t (b) VALUES ('1')"));
+    for (std::string const end : {"", "-wal", "-shm"}) {
+        struct stat s {};
+        INFO(end);
+        REQUIRE(::stat((folder + "/t.db" + end).c_str(), &s) == 0);
+        CHECK(s.st_uid == 65534);
+        CHECK(s.st_gid == 65533);
+        CHECK((s.st_mode & 0777U) == 0600);
+    }
 }
