@@ -53,6 +53,7 @@ class generator::session {
     plan const& what() const noexcept { return plan_; }
     reactor& loop() noexcept { return loop_; }
     std::string_view next_key();
+    std::string filled(std::string const& text);  // with a number of its own for every "{n}"
     void connected(connection& who);
     void answered(connection& who, std::int64_t due_ns, int status, bool right_length);
     void ended(connection& who, bool within_exchange);
@@ -63,7 +64,9 @@ class generator::session {
     }
 
   private:
-    bool may_start() const noexcept { return !stopping_ && plan_.mode != mode::idle; }
+    bool may_start() const noexcept { return !stopping_ && plan_.mode != mode::idle && !(bounded() && begun_ >= plan_.requests); }
+    bool bounded() const noexcept { return plan_.requests > 0; }
+    bool all_done() const noexcept { return bounded() && begun_ >= plan_.requests && in_exchange_ == 0; }
     void count(std::int64_t due_ns, std::int64_t end_ns, int status, bool right_length);
     void next(connection& who);
     void arrivals(std::int64_t now);
@@ -86,6 +89,7 @@ class generator::session {
     std::int64_t window_end_ = std::numeric_limits<std::int64_t>::max();
     std::uint64_t up_ = 0;  // connections that stand
     std::uint64_t in_exchange_ = 0;
+    std::uint64_t begun_ = 0;  // exchanges, ever
     std::uint64_t due_in_window_ = 0;
     bool started_ = false;
     bool in_window_ = false;
@@ -122,9 +126,9 @@ class generator::connection final : public event_target {
         partial_.clear();
         request_.clear();
         auto const key = owner_.next_key();
-        fmt::format_to(std::back_inserter(request_),
-                       "{} {} HTTP/1.1\r\nHost: api.example.com\r\nUser-Agent: bench/1\r\nAccept: */*\r\n",
-                       what.upload_bytes > 0 ? "POST" : "GET", what.path);
+        fmt::format_to(std::back_inserter(request_), "{} {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: bench/1\r\nAccept: */*\r\n",
+                       what.upload_bytes > 0 ? "POST" : "GET", what.spread > 0 ? owner_.filled(what.path) : what.path,
+                       what.spread > 0 ? owner_.filled(what.host) : what.host);
         if (!key.empty()) fmt::format_to(std::back_inserter(request_), "X-API-KEY: {}\r\n", key);
         if (what.upload_bytes > 0) fmt::format_to(std::back_inserter(request_), "Content-Length: {}\r\n", what.upload_bytes);
         if (what.mode == mode::fresh) request_ += "Connection: close\r\n";
@@ -257,6 +261,13 @@ std::string_view generator::session::next_key() {
     return keys_[random_() % keys_.size()];
 }
 
+std::string generator::session::filled(std::string const& text) {
+    static constexpr std::string_view mark = "{n}";
+    auto const at = text.find(mark);
+    if (at == std::string::npos) return text;
+    return fmt::format("{}{:04}{}", text.substr(0, at), random_() % plan_.spread, text.substr(at + mark.size()));
+}
+
 void generator::session::add_connection() {
     auto made = std::make_unique<connection>(*this);
     if (!made->open()) {
@@ -303,6 +314,7 @@ void generator::session::next(connection& who) {
         due_.pop_front();
     }
     ++in_exchange_;
+    ++begun_;
     if (!who.start(due)) who.end();
 }
 
@@ -388,7 +400,7 @@ void generator::session::measure() {
     auto const warm_end = now + to_ns(plan_.warm_s);
     next_arrival_ = now;
     for (std::size_t i = connections_.size(); i-- > 0;) next(*connections_[i]);
-    while (now < window_end_ && figures_.broken <= broken_max) {
+    while (now < window_end_ && figures_.broken <= broken_max && !all_done()) {
         if (!in_window_ && now >= warm_end) open_window();
         if (plan_.mode == mode::open) arrivals(now);
         loop_.turn(patience(now));

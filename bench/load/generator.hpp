@@ -28,9 +28,12 @@ struct plan {
     std::uint16_t port = 0;
     unsigned connections = 64;
     double warm_s = 0.3;
-    double seconds = 1.0;  // the window that is measured, after warm_s
-    double rate = 0;       // open: arrivals a second
+    double seconds = 1.0;        // the window that is measured, after warm_s
+    double rate = 0;             // open: arrivals a second
+    std::uint64_t requests = 0;  // closed: > 0: the run ends after so many, or after `seconds`; wants warm_s = 0
     std::string path = "/bytes/1024";
+    std::string host = "api.example.com";
+    unsigned spread = 0;            // > 0: "{n}" in path and host becomes 0000 to spread - 1, drawn for every request
     std::int64_t upload_bytes = 0;  // > 0: POST with that much body
     int status = 200;               // what every response must be
     std::int64_t body_bytes = -1;   // what every response body must be long; -1: anything whole

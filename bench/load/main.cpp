@@ -5,7 +5,8 @@
 //   bench_load upstream=9000 mode=closed port=8080 keys=keys.csv one run
 //
 // Words: mode=closed|open|fresh|idle port=N connections=N warm=S seconds=S rate=N path=/bytes/1024 upload=BYTES status=N
-// body=BYTES keys=FILE key=TEXT spin=0|1 pids=1,2,3. The word `release` alone closes what an idle run left open.
+// body=BYTES keys=FILE key=TEXT spin=0|1 pids=1,2,3 requests=N host=NAME spread=N (plan says what they mean). The word `release`
+// alone closes what an idle run left open.
 #include <fmt/format.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
@@ -59,8 +60,14 @@ void set(plan& into, std::string const& name, std::string const& value) {
         into.seconds = std::stod(value);
     else if (name == "rate")
         into.rate = std::stod(value);
+    else if (name == "requests")
+        into.requests = std::stoull(value);
     else if (name == "path")
         into.path = value;
+    else if (name == "host")
+        into.host = value;
+    else if (name == "spread")
+        into.spread = static_cast<unsigned>(std::stoul(value));
     else if (name == "upload")
         into.upload_bytes = std::stoll(value);
     else if (name == "status")
@@ -88,6 +95,9 @@ plan plan_of(std::vector<std::string> const& words) {
     }
     if (made.port == 0) throw std::runtime_error("port= is missing");
     if (made.mode == mode::open && made.rate <= 0) throw std::runtime_error("mode=open needs rate=");
+    if (made.requests > 0 && (made.mode != mode::closed || made.warm_s > 0))
+        throw std::runtime_error("requests= goes with mode=closed and warm=0");
+    if (made.spread > 10'000) throw std::runtime_error("spread= is at most 10000: {n} is four digits");
     return made;
 }
 
