@@ -1,19 +1,22 @@
 #!/bin/bash
-# bench/syscalls.sh [--check MAX] [--only NAME] [--seconds S] [--build DIR]
-# System calls per request of a running proxy (default: latchkey), counted by strace: at saturation and at 4,000/s (fewer, where
-# strace slows it too much; the rate that was reached is printed). With --check it exits 1 if saturation takes more than MAX a
-# request: a guard against regressions, since the kernel has most of a proxy's time.
+# bench/syscalls.sh [--check MAX] [--only NAME] [--requests N] [--seconds S] [--build DIR]
+# System calls per request of a running proxy (default: latchkey), counted by strace: over N requests at saturation, and S seconds
+# at 4,000/s (fewer, where strace slows it too much; the rate that was reached is printed). With --check it exits 1 if saturation
+# takes more than MAX a request: a guard against regressions, since the kernel has most of a proxy's time. N is a number and not a
+# time: making the 64 connections costs some 500 calls, which a slow machine would spread over fewer requests.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-check='' only=latchkey seconds=2 build=$here/../build/release
+check='' only=latchkey requests=6000 seconds=2 build=$here/../build/release
 
 # Called by peers.py for the proxy it has started: one traced run, one row (and under it what the calls were).
 if [ "${1-}" = --trace ]; then
-    name=$2 pids=$3 port=$4 keys=$5 load=$6 out=$7 seconds=$8
+    name=$2 pids=$3 port=$4 keys=$5 load=$6 out=$7 requests=$8 seconds=$9
     IFS=, read -ra attach <<<"$pids"
     attach=("${attach[@]/#/--attach=}")
     for mode in closed open; do
         words=("mode=$mode" rate=4000 "port=$port" "keys=$keys" connections=64 body=1024)
+        span=("seconds=$seconds")
+        [ "$mode" = open ] || span=("requests=$requests" seconds=60)
         # Warm connections first, so that what is traced is exchanges and not their making.
         "$load" "${words[@]}" seconds=0.5 >/dev/null
         strace -f -c -U calls,name -o "$out/calls" "${attach[@]}" 2>"$out/strace.log" &
@@ -26,7 +29,7 @@ if [ "${1-}" = --trace ]; then
             cat "$out/strace.log" >&2
             exit 1
         }
-        done_json=$("$load" "${words[@]}" warm=0 seconds="$seconds" spin=0)
+        done_json=$("$load" "${words[@]}" warm=0 "${span[@]}" spin=0)
         kill -INT "$tracer"
         wait "$tracer" || true
         /usr/bin/python3 - "$name" "$mode" "$out/calls" "$done_json" "$out/per_request" <<'PY'
@@ -61,6 +64,7 @@ while [ $# -gt 0 ]; do
     case $1 in
         --check) check=$2 ;;
         --only) only=$2 ;;
+        --requests) requests=$2 ;;
         --seconds) seconds=$2 ;;
         --build) build=$2 ;;
         *)
@@ -77,7 +81,7 @@ command -v strace >/dev/null || {
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 /usr/bin/python3 "$here/peers.py" --only "$only" --build "$build" -- \
-    "$here/syscalls.sh" --trace '{name}' '{pids}' '{port}' '{keys}' "$build/bench_load" "$out" "$seconds"
+    "$here/syscalls.sh" --trace '{name}' '{pids}' '{port}' '{keys}' "$build/bench_load" "$out" "$requests" "$seconds"
 [ -n "$check" ] || exit 0
 /usr/bin/python3 - "$check" "$out/per_request" <<'PY'
 import sys
