@@ -13,6 +13,8 @@
 #include <thread>
 #include <utility>
 
+#include "base/owner.hpp"
+
 namespace latchkey::cli {
 namespace {
 
@@ -26,6 +28,24 @@ std::string read_holder(int fd) {
     std::string out(text.data(), n > 0 ? static_cast<std::size_t>(n) : 0);
     while (!out.empty() && out.back() == '\n') out.pop_back();
     return out;
+}
+
+// Opens the lock file, and makes it where it is missing. -1 with errno where neither works.
+int open_lock(data_paths const& at) {
+    constexpr int flags = O_RDWR | O_CLOEXEC | O_NOFOLLOW;
+    for (;;) {
+        int fd = ::open(at.lock.c_str(), flags);
+        if (fd >= 0 || errno != ENOENT) return fd;
+        fd = ::open(at.lock.c_str(), flags | O_CREAT | O_EXCL, 0600);
+        if (fd < 0 && errno == EEXIST) continue;  // another process was faster
+        if (fd < 0) return fd;
+        int const failed = give_to_owner_of(at.dir, fd);
+        if (failed == 0) return fd;
+        ::unlink(at.lock.c_str());
+        ::close(fd);
+        errno = failed;
+        return -1;
+    }
 }
 
 }  // namespace
@@ -54,7 +74,7 @@ result<void> make_data_dir(std::string const& dir) {
 }
 
 result<data_lock> data_lock::take(data_paths const& at, std::string const& kind, std::chrono::milliseconds patience) {
-    int const fd = ::open(at.lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    int const fd = open_lock(at);
     if (fd < 0) {
         if (errno == ENOENT)
             return error{errc::not_found,

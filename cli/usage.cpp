@@ -4,7 +4,11 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <filesystem>
+#include <functional>
+#include <memory>
 #include <system_error>
+#include <utility>
 
 #include "base/clock.hpp"
 #include "base/log.hpp"
@@ -55,6 +59,15 @@ std::unique_ptr<data_lock> gather(data_paths const& at) {
     return lock;
 }
 
+// No account was ever kept here: no gateway runs, and there is no usage.db, which alone knows where rings could lie. Then nothing
+// is made either, no lock: what root made here would stand in the way of a gateway that runs as another user.
+bool nothing_kept(data_paths const& at) {
+    std::error_code ec;
+    return std::filesystem::is_directory(at.dir, ec) &&
+           std::filesystem::symlink_status(at.usage_db, ec).type() == std::filesystem::file_type::not_found &&
+           !gateway_client(at.admin_socket).listening();
+}
+
 // FILE appears whole or not at all: written beside it under a name of its own and renamed at the end.
 class output_file {
   public:
@@ -100,19 +113,28 @@ int usage_export(usage_flags const& f, streams& s) {
     auto const settings = settings_of(f.common, s);
     data_paths const at(settings.data_dir);
     plain_log const warnings;
-    auto const lock = gather(at);
-    auto journal = usage::journal::open(at.usage_db, usage::journal::mode::read_only);
-    if (!journal) throw failure(journal.error());
+    std::unique_ptr<data_lock> lock;
+    std::unique_ptr<usage::journal> journal;
+    if (!nothing_kept(at)) {
+        lock = gather(at);
+        auto opened = usage::journal::open(at.usage_db, usage::journal::mode::read_only);
+        if (!opened) throw failure(opened.error());
+        journal = std::move(*opened);
+    }
+    auto const csv_into = [&](std::function<bool(std::string_view)> const& sink) -> result<std::uint64_t> {
+        if (journal) return usage::export_csv(*journal, wanted, sink);
+        sink(fmt::format("{}\r\n", usage::csv_columns));
+        return 0;
+    };
     if (f.output.empty() || f.output == "-") {
-        auto const n = usage::export_csv(**journal, wanted, [&](std::string_view piece) {
-            return s.out.write(piece.data(), static_cast<std::streamsize>(piece.size())).good();
-        });
+        auto const n = csv_into(
+            [&](std::string_view piece) { return s.out.write(piece.data(), static_cast<std::streamsize>(piece.size())).good(); });
         s.out.flush();
         if (!n) throw failure(n.error());
         return exit_ok;
     }
     output_file file(f.output);
-    auto const n = usage::export_csv(**journal, wanted, [&](std::string_view piece) {
+    auto const n = csv_into([&](std::string_view piece) {
         file.write(piece);
         return true;
     });

@@ -5,6 +5,8 @@ import re
 import stat
 import subprocess
 
+import pytest
+
 from harness import PROGRAM, Gateway, bound, served, unique
 
 
@@ -73,3 +75,62 @@ def test_help_and_version_go_to_stdout():
 def test_the_ready_file_says_where_it_listens(gateway):
     told = json.loads((gateway.folder / "ready").read_text())
     assert told["pid"] == gateway.pid and told["listen"] == ["%s:%d" % gateway.address]
+
+
+def test_an_export_where_no_account_was_kept_is_a_header_and_makes_nothing(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    gateway = Gateway(data=data)
+    head = gateway.cli("usage", "export").stdout
+    assert head.startswith("time,request_id,") and head.count("\n") == 1
+    gateway.cli("usage", "export", "--output", str(tmp_path / "out"))
+    assert (tmp_path / "out").read_bytes().count(b"\r\n") == 1
+    assert os.listdir(data) == []
+    missing = Gateway(data=tmp_path / "nowhere").cli("usage", "export", check=False)
+    assert missing.returncode == 3 and "no data directory" in missing.stderr
+
+
+USER = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+
+
+@pytest.fixture
+def others(upstream):
+    """A gateway of another user's, which root's commands are used on."""
+    if os.geteuid() != 0:
+        pytest.skip("commands of root need root")
+    if subprocess.run([*USER, PROGRAM, "--version"], capture_output=True, timeout=bound(10)).returncode != 0:
+        pytest.skip("the program lies where another user cannot run it")
+    g = Gateway(upstream, prefix=USER)
+    g.settings["usage"] = {"ring_dir": str(g.data / "rings")}
+    g.data.mkdir(mode=0o700)
+    for folder in (g.folder, g.data):
+        os.chown(folder, 65534, 65534)
+    yield g
+    if g.alive:
+        g.stop()
+
+
+def test_a_gateway_of_another_user_starts_on_what_roots_commands_made(others, upstream):
+    others.cli("usage", "export")
+    made = others.create_key()
+    others.cli("usage", "export")
+    assert {os.stat(others.data / name).st_uid for name in os.listdir(others.data)} == {65534}
+    others.start()
+    with others.client() as c:
+        served(c.get("/" + unique(), made["key"]))
+    others.stop()
+    assert len(others.export()) == 1
+    assert {os.stat(others.data / name).st_uid for name in os.listdir(others.data)} == {65534}
+    others.start()
+
+
+@pytest.mark.parametrize("name", ["usage.db", "keys.db"])
+def test_root_follows_no_link_that_stands_for_a_file_of_the_data_directory(others, tmp_path, name):
+    foreign = tmp_path / "foreign"
+    foreign.write_text("")
+    foreign.chmod(0o644)
+    (others.data / name).symlink_to(foreign)
+    words = ["usage", "export"] if name == "usage.db" else ["keys", "create", "--name", "x"]
+    done = others.cli(*words, check=False)
+    assert done.returncode == 1 and f"{name} is a link" in done.stderr
+    assert stat.S_IMODE(foreign.stat().st_mode) == 0o644 and foreign.read_text() == ""
