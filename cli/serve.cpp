@@ -62,6 +62,7 @@ conf::settings all_settings(serve_flags const& f, streams& s) {
     for (auto const& text : f.listen) out.listen.push_back(listen_flag(text));
     if (!f.admin_listen.empty()) out.admin_listen = listen_flag(f.admin_listen);
     if (f.workers) out.workers = *f.workers;
+    conf::settle(out);
     if (!f.upstream.empty()) {
         auto const target = conf::parse_target(f.upstream);
         if (!target) throw failure(exit_usage, target.error().message);

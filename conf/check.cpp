@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
+#include <thread>
 #include <utility>
 
 #include "conf/load.hpp"
@@ -25,6 +27,7 @@ class picture {
             say(at_.limits,
                 fmt::format("limits: target_bytes {} is more than head_bytes {}", all_.limit.target_bytes, all_.limit.head_bytes),
                 "raise head_bytes or lower target_bytes");
+        memory();
         if (all_.data_dir.empty()) say(at_.data_dir, "data_dir is empty", "name a folder, like \"latchkey-data\"");
         if (all_.apis.empty())
             say(place{}, "no api is defined",
@@ -40,6 +43,16 @@ class picture {
 
     void say(std::size_t api_index, std::string what, std::string remedy) {
         say(api_index < at_.apis.size() ? at_.apis[api_index] : place{}, std::move(what), std::move(remedy));
+    }
+
+    void memory() {
+        auto const count = worker_count(all_);
+        auto const least = count * memory_per_worker_min;
+        if (all_.limit.memory >= least) return;
+        say(at_.memory,
+            fmt::format("limits.memory: {} MiB are too few for {} workers{}", all_.limit.memory >> 20U, count,
+                        all_.workers == 0 ? " (one a core)" : ""),
+            fmt::format("write \"{}MiB\" or more, or set fewer workers", least >> 20U));
     }
 
     void listeners() {
@@ -92,6 +105,14 @@ class picture {
 
 std::vector<finding> check_whole(settings const& all, std::string const& file, places const& at) {
     return picture(all, file, at).look();
+}
+
+unsigned worker_count(settings const& s) {
+    return s.workers != 0 ? s.workers : std::max(1U, std::thread::hardware_concurrency());
+}
+
+void settle(settings& s) {
+    if (!s.limit.memory_said) s.limit.memory = std::max(s.limit.memory, worker_count(s) * memory_per_worker_min);
 }
 
 std::vector<finding> check(settings const& all) { return check_whole(all, {}, {}); }

@@ -41,7 +41,10 @@ void read_limits(reader r, limits& out) {
     r.number("connections", out.connections, {1, count_max});
     r.number("connections_per_address", out.connections_per_address, {1, uint32_max, true});
     r.number("requests_in_flight", out.requests_in_flight, {1, uint32_max, true});
-    r.bytes("memory", out.memory, {4 << 20, 1ULL << 40});
+    std::uint64_t memory = 0;
+    r.bytes("memory", memory, {memory_per_worker_min, 1ULL << 40});
+    out.memory_said = memory != 0;
+    if (out.memory_said) out.memory = memory;
     r.number("requests_per_connection", out.requests_per_connection, {1, body_bytes_max, true});
     r.bytes("response_head_bytes", out.response_head_bytes, {1 << 10, 64 << 10});
     r.finish();
@@ -183,6 +186,7 @@ settings read_all(notes& to, toml::table const& file, places& at) {
     at.admin_listen = place_of(file, "admin_listen");
     at.data_dir = place_of(file, "data_dir");
     at.limits = place_of(file, "limits");
+    if (auto const* const table = file.get_as<toml::table>("limits")) at.memory = place_of(*table, "memory");
     read_listeners(to, top, out);
     top.text("data_dir", out.data_dir);
     top.number("workers", out.workers, {1, 256, true});
@@ -190,6 +194,7 @@ settings read_all(notes& to, toml::table const& file, places& at) {
     top.duration("drain", out.drain, 0ms, 1h);
     top.duration("resolve", out.resolve, 1s, 1h);
     read_limits({to, "[limits]", section(top, "limits", "[limits]")}, out.limit);
+    settle(out);
     read_client({to, "[client]", section(top, "client", "[client]")}, out.client);
     read_keys({to, "[keys]", section(top, "keys", "[keys]")}, out.keys);
     read_usage({to, "[usage]", section(top, "usage", "[usage]")}, out.usage);

@@ -32,6 +32,13 @@ struct loaded {
 loaded load_file(std::string const& path);
 loaded load_text(std::string_view toml, std::string const& file_name);
 
+// The threads that will serve: settings.workers, or one a core.
+unsigned worker_count(settings const&);
+
+// Fits the defaults that depend on other settings: limits.memory to the workers, unless it was said. load_file has done it;
+// `serve` does it again after flags were put on top.
+void settle(settings&);
+
 // The checks that need the whole picture (an api without upstream, two apis with the same host and prefix, no api at all).
 // load_file has made them; `serve` makes them again after flags were put on top. `file` is "" then.
 std::vector<finding> check(settings const&);

@@ -58,7 +58,9 @@ struct limits {
     // `memory` 4MiB (a worker) .. 1TiB: message buffers in all, shared evenly among the workers; never more. A request that waits
     // for its upstream takes two (of 72 KiB with the default head sizes), so this is enough for all requests_in_flight. From 92 %
     // of it connections are closed behind their response, from 95 % requests get 503, from 98 % clients wait to be accepted.
+    // Where nothing is said, settle() makes it 4 MiB a worker if that is more.
     std::uint64_t memory = 640ULL << 20;
+    bool memory_said = false;                       // the file has `memory`
     std::uint64_t requests_per_connection = 0;      // `requests_per_connection` 0 (no limit): then Connection: close
     std::uint32_t response_head_bytes = 32 * 1024;  // `response_head_bytes` 1KiB..64KiB: upstream's head; more is 502
 };
@@ -121,5 +123,7 @@ struct settings {
     log_settings log;                                   // [log]
     std::vector<api> apis;                              // [[api]]
 };
+
+inline constexpr std::uint64_t memory_per_worker_min = 4ULL << 20;  // of limits.memory
 
 }  // namespace latchkey::conf

@@ -18,6 +18,7 @@ struct places {
     place listen;
     place admin_listen;
     place limits;
+    place memory;
     place data_dir;
     std::vector<place> apis;
 };

@@ -32,7 +32,6 @@ constexpr auto accept_pause = std::chrono::milliseconds(50);  // after EMFILE (f
 constexpr unsigned accepts_per_turn = 64;                     // then others get their turn
 constexpr std::size_t large_buffer_bytes = 512U << 10U;
 constexpr std::size_t large_buffers_bytes_max = 16U << 20U;  // per worker, and no more than a quarter of its share
-constexpr std::size_t memory_least = 4U << 20U;              // per worker
 constexpr std::size_t frames_kept = 64;
 constexpr std::size_t buffers_kept = 64;
 
@@ -119,9 +118,11 @@ common::common(conf::settings s, unsigned worker_count)
       connections(settings.limit.connections, settings.limit.connections_per_address),
       small_buffer_bytes(small_buffer_for(settings.limit)),
       workers(worker_count) {
-    if (buffer_bytes_per_worker() < memory_least)
+    // conf::check() has said it with its place, where the settings came through it.
+    if (buffer_bytes_per_worker() < conf::memory_per_worker_min)
         throw std::runtime_error(fmt::format("limits.memory: {} MiB are too few for {} workers; write \"{}MiB\" or more",
-                                             settings.limit.memory >> 20U, workers, workers * memory_least >> 20U));
+                                             settings.limit.memory >> 20U, workers,
+                                             workers * conf::memory_per_worker_min >> 20U));
     for (auto const& text : settings.trusted_proxies) {
         boost::system::error_code ec;
         bool const v6 = text.find(':') != std::string::npos;

@@ -240,7 +240,7 @@ TEST_CASE("each range is enforced at both ends") {
         {"[limits]\nresponse_head_bytes =", "1023", "\"1KiB\"", "\"64KiB\"", "\"65KiB\""},
         {"[limits]\nconnections_per_address =", "-1", "0", "4294967295", "4294967296"},
         {"resolve =", "\"999ms\"", "\"1s\"", "\"1h\"", "\"61m\""},
-        {"[limits]\nmemory =", "\"4095KiB\"", "\"4MiB\"", "\"1024GiB\"", "\"1025GiB\""},
+        {"workers = 1\n[limits]\nmemory =", "\"4095KiB\"", "\"4MiB\"", "\"1024GiB\"", "\"1025GiB\""},
         {"[client]\nhead =", "\"99ms\"", "\"100ms\"", "\"1h\"", "\"61m\""},
         {"[client]\nidle =", "0", "\"100ms\"", "\"24h\"", "\"2d\""},
         {"[client]\nrequest =", "\"999ms\"", "0", "\"1d\"", "\"25h\""},
@@ -254,6 +254,32 @@ TEST_CASE("each range is enforced at both ends") {
         CHECK(all(with(std::string(r.setting) + r.least).findings) == "");
         CHECK(all(with(std::string(r.setting) + r.most).findings) == "");
         CHECK(with(std::string(r.setting) + r.bad_high).findings.size() == 1);
+    }
+}
+
+TEST_CASE("memory that is too little for the workers is named with its place, and is no default") {
+    auto const refused = all(with("workers = 161\n[limits]\nfields = 9\nmemory = \"640MiB\"").findings);
+    CHECK(refused ==
+          "t.toml:4:10: limits.memory: 640 MiB are too few for 161 workers; write \"644MiB\" or more, or set fewer workers\n");
+    CHECK(all(with("workers = 160\n[limits]\nmemory = \"640MiB\"").findings) == "");
+    CHECK(all(with("workers = 256\n[limits]\nmemory = \"1GiB\"").findings) == "");
+    CHECK(with("workers = 256\n[limits]\nmemory = \"3MiB\"").findings.size() == 1);  // out of its range: said once
+    for (std::string const section : {"", "[limits]\nfields = 9\n"}) {
+        auto const grown = with("workers = 256\n" + section);
+        CHECK(all(grown.findings) == "");
+        CHECK(grown.value.limit.memory == 1ULL << 30U);
+    }
+    CHECK(with("workers = 160").value.limit.memory == 640ULL << 20U);
+    CHECK(with("workers = 1").value.limit.memory == 640ULL << 20U);
+}
+
+TEST_CASE("workers that are set after the file grow the memory that nobody set, and only that") {
+    for (bool const said : {false, true}) {
+        auto settings = with(said ? "workers = 1\n[limits]\nmemory = \"8MiB\"" : "workers = 1").value;
+        settings.workers = 200;
+        conf::settle(settings);
+        CHECK(settings.limit.memory == (said ? 8ULL << 20U : 800ULL << 20U));
+        CHECK(has(all(conf::check(settings)), "too few for 200 workers") == said);
     }
 }
 

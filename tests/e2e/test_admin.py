@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from harness import PROGRAM, Gateway, bound, served, unique
+from harness import PROGRAM, Gateway, bound, served, toml, unique
 
 
 def test_live_and_ready(gateway):
@@ -134,3 +134,20 @@ def test_root_follows_no_link_that_stands_for_a_file_of_the_data_directory(other
     done = others.cli(*words, check=False)
     assert done.returncode == 1 and f"{name} is a link" in done.stderr
     assert stat.S_IMODE(foreign.stat().st_mode) == 0o644 and foreign.read_text() == ""
+
+
+def test_memory_for_too_few_workers_is_found_by_the_check_and_stops_the_start_with_its_line(tmp_path):
+    api = [{"name": "x", "upstreams": ["http://127.0.0.1:1"]}]
+    settings = {"workers": 161, "limits": {"memory": "640MiB"}, "api": api}
+    refusal_to_start(settings, "latchkey.toml:8:10: limits.memory: 640 MiB are too few for 161 workers")
+    file = tmp_path / "latchkey.toml"
+    for limits, code in (({"memory": "640MiB"}, 7), ({"memory": "644MiB"}, 0), ({}, 0)):
+        file.write_text(toml({**settings, "limits": limits}))
+        done = subprocess.run([PROGRAM, "check", str(file)], capture_output=True, text=True, timeout=bound(10))
+        assert done.returncode == code, (limits, done)
+
+
+def test_more_workers_than_the_default_memory_is_for_start(upstream):
+    g = Gateway(upstream, settings={"usage": {"ring_bytes": "64KiB"}}, workers=161).start()
+    assert "buffers 644 MiB" in g.log()
+    g.stop()
