@@ -317,7 +317,7 @@ int serve(serve_flags const& f, streams& s) {
     ready_file const ready(f.ready_file, gateway.ready_json());
     log::info("memory", "{}", gateway.server().memory_bound());
     notify("READY=1");
-    s.err << gateway.greeting() << "\n" << std::flush;
+    s.err << gateway.greeting() + "\n" << std::flush;  // in one write: the log's thread writes to the same place
     signals.wait(-1);
     notify("STOPPING=1");
     log::info("stop", "draining for at most {} ms; a second signal ends at once", settings.drain.count());

@@ -161,11 +161,19 @@ def test_a_fault_costs_its_requests_and_nothing_that_stays(worn, sides, its_key,
     at_rest(worn, sides)
     descriptors, memory = settled_descriptors(worn), worn.rss
     requests, records = worn.metric("latchkey_requests_total"), len(worn.export())
-    rounds(worn, name, fault, ROUNDS)
-    wait_until(lambda: worn.metric("latchkey_requests_total") >= requests + ROUNDS, 15, "the account of every round", 0.05)
-    at_rest(worn, sides)
-    wait_until(lambda: worn.descriptors <= descriptors, 10, f"{descriptors} descriptors", 0.05)
-    assert worn.rss - memory < 4 * MIB * (8 if SLOW > 1 else 1), f"{(worn.rss - memory) / ROUNDS:.0f} bytes a round"
-    wait_until(lambda: len(worn.export()) >= records + ROUNDS, 15, "the records", 0.2)
+    played, grown = 0, []
+    while True:
+        rounds(worn, name, fault, ROUNDS)
+        played += ROUNDS
+        wait_until(lambda: worn.metric("latchkey_requests_total") >= requests + played, 15, "the account of every round", 0.05)
+        at_rest(worn, sides)
+        wait_until(lambda: worn.descriptors <= descriptors, 10, f"{descriptors} descriptors", 0.05)
+        grown.append(worn.rss - memory)
+        memory = worn.rss
+        # A worker keeps some buffers for the next requests, and it takes a while until it has them; what leaks grows every time.
+        if grown[-1] < MIB * (8 if SLOW > 1 else 1):
+            break
+        assert len(grown) < 4, f"{ROUNDS} rounds each time, and it grew by {grown}"
+    wait_until(lambda: len(worn.export()) >= records + played, 15, "the records", 0.2)
     said = collections.Counter((r["status"], r["outcome"]) for r in worn.export()[records:])
-    assert said == {fault[2]: ROUNDS}, said
+    assert said == {fault[2]: played}, said
