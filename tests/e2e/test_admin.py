@@ -90,6 +90,38 @@ def test_an_export_where_no_account_was_kept_is_a_header_and_makes_nothing(tmp_p
     assert missing.returncode == 3 and "no data directory" in missing.stderr
 
 
+ASK = """
+import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.settimeout(10)
+s.connect(sys.argv[1])
+try:
+    s.sendall(b"GET /v1/keys HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n")
+    print(len(s.recv(1000)))
+except ConnectionError:
+    print(0)
+"""
+
+
+def test_another_user_who_can_reach_the_admin_socket_gets_no_answer(upstream):
+    """Its mode keeps others out; where somebody has changed that, the peer's credentials (SO_PEERCRED) do."""
+    if os.geteuid() != 0:
+        pytest.skip("becoming another user needs root")
+    g = Gateway(upstream).start()
+    try:
+        path = g.data / "admin.sock"
+        for folder in (g.folder, g.data):
+            os.chmod(folder, 0o755)
+        os.chmod(path, 0o666)
+        ask = ["/usr/bin/python3", "-c", ASK, str(path)]
+        ours = subprocess.run(ask, capture_output=True, text=True, timeout=bound(20))
+        theirs = subprocess.run([*USER, *ask], capture_output=True, text=True, timeout=bound(20))
+        assert ours.returncode == 0 and int(ours.stdout) > 0, ours
+        assert theirs.returncode == 0 and int(theirs.stdout) == 0, theirs
+    finally:
+        assert g.stop() == 0
+
+
 USER = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 
 

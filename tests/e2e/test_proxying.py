@@ -1,4 +1,5 @@
 """What a request and its response look like on the other side: bodies, framing, connections, fields (RFC 9110, RFC 9112)."""
+import contextlib
 import hashlib
 import os
 import re
@@ -528,6 +529,31 @@ def test_a_slow_reader_does_not_grow_memory(gateway, upstream, key):
     with gateway.client(receive_buffer=4096) as c:
         c.request("GET", path, key)
         upstream.wait(lambda: len(sent) > 1, 30)
+        assert sent[0] < 64 * MIB, "the upstream was not held back"
+        assert gateway.rss - before < MEMORY_SLACK
+    wait_until(lambda: not upstream.only(path).connection.open, 10, "the end of the abandoned exchange")
+
+
+def test_a_reader_of_single_bytes_is_served_in_constant_memory(gateway, upstream, key):
+    """A sip now and then: neither memory nor the upstream runs ahead of it."""
+    path, sent = "/" + unique(), [0]
+
+    def flood(x):
+        x.keep = False
+        x.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (256 * MIB))
+        with contextlib.suppress(OSError):
+            while sent[0] < 256 * MIB:
+                sent[0] += x.connection.sock.send(b"z" * MIB)
+    upstream.on(path, flood)
+    with gateway.client(receive_buffer=4096) as c:
+        c.request("GET", path, key)
+        c.sock.settimeout(bound(10))
+        assert c.sock.recv(1) == b"H"
+        wait_until(lambda: sent[0] > 0, 10, "the flood")
+        before = gateway.rss
+        for _ in range(50):
+            assert len(c.sock.recv(1)) == 1
+            time.sleep(0.02)  # the reader's own pace
         assert sent[0] < 64 * MIB, "the upstream was not held back"
         assert gateway.rss - before < MEMORY_SLACK
     wait_until(lambda: not upstream.only(path).connection.open, 10, "the end of the abandoned exchange")
