@@ -89,8 +89,10 @@ result<data_lock> data_lock::take(data_paths const& at, std::string const& kind,
             return error{errc::io, fmt::format("cannot lock {}: {}; keep the data directory on a local file system", at.lock,
                                                reason(errno))};
         if (std::chrono::steady_clock::now() >= until)
-            return error{errc::busy,
-                         fmt::format("the data directory {} is in use by another process ({})", at.dir, read_holder(fd))};
+            return error{
+                errc::busy,
+                fmt::format("the data directory {} is in use by another process ({}); a second gateway needs its own: --data DIR",
+                            at.dir, read_holder(fd))};
         std::this_thread::sleep_for(retry_every);
     }
     auto const text = fmt::format("{} {}\n", kind, ::getpid());

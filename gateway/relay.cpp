@@ -115,7 +115,7 @@ task<refusal> session::lease_fresh(exchange& x) {
                 x.up = c.connection;
                 co_return w_.closing() ? refusal::shutting_down : refusal::none;
             }
-            x.to->failed(last_ns_);
+            x.to->failed(last_ns_, c.ec);
             why = c.ec == asio::error::timed_out ? refusal::upstream_connect_timeout : refusal::upstream_unreachable;
             if (w_.closing()) co_return refusal::shutting_down;
         }

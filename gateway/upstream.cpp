@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstring>
 
+#include "base/log.hpp"
 #include "gateway/tcp_acked.hpp"
 
 namespace latchkey::gateway {
@@ -141,9 +142,22 @@ void target::bury(upstream_connection* c) noexcept {
     delete c;
 }
 
-void target::failed(std::int64_t now_ns) noexcept {
+void target::failed(std::int64_t now_ns, error_code const& why) noexcept {
+    constexpr std::int64_t silence_ns = 60 * second_ns;
+    if (complained_ns_ == 0 || now_ns - complained_ns_ >= silence_ns) {
+        complained_ns_ = now_ns;
+        bool const system = why.category() == boost::system::system_category();
+        log::warn("upstream", "{} cannot be reached: {}", authority_,
+                  system ? std::strerror(why.value()) : "its name is not known");
+    }
     failures_ = std::min(failures_ + 1, 6U);
     down_until_ns_ = now_ns + std::min<std::int64_t>(second_ns << (failures_ - 1), 30 * second_ns);
+}
+
+void target::succeeded() noexcept {
+    failures_ = 0;
+    down_until_ns_ = 0;
+    if (std::exchange(complained_ns_, 0) != 0) log::info("upstream", "{} is reached again", authority_);
 }
 
 void target::sweep(std::int64_t now_ns) noexcept {

@@ -81,11 +81,9 @@ class target {
     // others are there; one success clears it.
     bool usable(std::int64_t now_ns) const noexcept { return now_ns >= down_until_ns_; }
     std::int64_t down_until() const noexcept { return down_until_ns_; }
-    void failed(std::int64_t now_ns) noexcept;
-    void succeeded() noexcept {
-        failures_ = 0;
-        down_until_ns_ = 0;
-    }
+    // The first failure is logged, then one a minute, and the first success after it.
+    void failed(std::int64_t now_ns, error_code const& why) noexcept;
+    void succeeded() noexcept;
 
     void sweep(std::int64_t now_ns) noexcept;  // deadlines, idle time-outs, ends that were missed
     void close_idle() noexcept;
@@ -107,6 +105,7 @@ class target {
     std::size_t next_address_ = 0;
     unsigned failures_ = 0;
     std::int64_t down_until_ns_ = 0;
+    std::int64_t complained_ns_ = 0;  // 0: not since the last success
     using connection_list = intrusive::list<upstream_connection>;
     connection_list all_;                     // every living connection
     std::vector<upstream_connection*> idle_;  // newest last

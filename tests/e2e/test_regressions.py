@@ -9,8 +9,8 @@ import time
 import pytest
 
 from conftest import run
-from harness import (SLOW, Blackhole, Broken, Gateway, Upstream, bound, chunked, problem, request_bytes, served, told_fields,
-                     unique, wait_until)
+from harness import (SLOW, Blackhole, Broken, Gateway, Upstream, bound, chunked, problem, refused_port, request_bytes, served,
+                     told_fields, unique, wait_until)
 
 MIB = 1 << 20
 
@@ -644,3 +644,15 @@ def test_the_record_of_a_head_that_came_too_late_counts_its_bytes(up):
         problem(c.response(), 408, "head_timeout")
         rows = wait_until(lambda: [r for r in g.export() if r["status"] == "408"], 10, "its record")
         assert [int(r["request_bytes"]) for r in rows] == [len(start)]
+
+
+# --- What the operator is told
+
+def test_an_upstream_that_cannot_be_reached_is_named_in_the_log_and_not_for_every_request():
+    keeper, port = refused_port()
+    with contextlib.closing(keeper), serving(f"http://127.0.0.1:{port}") as g, g.client() as c:
+        for _ in range(20):
+            c.request("GET", "/")
+            problem(c.response(), 502, "upstream_unreachable")
+        words = wait_until(lambda: [w for w in g.log().splitlines() if "cannot be reached" in w], 5, "the word in the log")
+        assert len(words) == 1 and f"127.0.0.1:{port} cannot be reached: Connection refused" in words[0], words

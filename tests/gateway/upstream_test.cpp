@@ -187,15 +187,15 @@ TEST_CASE("a target that fails is passed over for 1 s, doubling up to 30 s, unti
     fixture f;
     std::int64_t now = 100 * second;
     for (int const seconds : {1, 2, 4, 8, 16, 30, 30}) {
-        f.t.failed(now);
+        f.t.failed(now, asio::error::connection_refused);
         CHECK_FALSE(f.t.usable(now + seconds * second - 1));
         CHECK(f.t.usable(now + seconds * second));
         now += 60 * second;
     }
-    f.t.failed(now);
+    f.t.failed(now, asio::error::connection_refused);
     f.t.succeeded();
     CHECK(f.t.usable(now));
-    f.t.failed(now);
+    f.t.failed(now, asio::error::connection_refused);
     CHECK(f.t.usable(now + second));
 }
 
@@ -210,13 +210,13 @@ TEST_CASE("targets take turns, those that are down are passed over, and where al
     CHECK(g.choose(0, 0) == two);
     CHECK(g.choose(0, 0) == three);
     CHECK(g.choose(0, 0) == one);
-    two->failed(0);
+    two->failed(0, asio::error::connection_refused);
     CHECK(g.choose(0, 0) == three);
     CHECK(g.choose(0, g.bit_of(*one)) == three);
     CHECK(g.choose(0, g.bit_of(*one) | g.bit_of(*three)) == two);  // better than none
     CHECK(g.choose(0, 7) == nullptr);
-    one->failed(second / 2);
-    three->failed(second / 4);
+    one->failed(second / 2, asio::error::connection_refused);
+    three->failed(second / 4, asio::error::connection_refused);
     CHECK(g.choose(second / 2, 0) == two);
     CHECK(g.choose(second / 2, g.bit_of(*two)) == three);
     CHECK(g.bit_of(*three) == 4);
