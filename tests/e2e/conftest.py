@@ -41,6 +41,15 @@ def upstream():
     u.stop()
 
 
+@pytest.fixture
+def up():
+    """An upstream of the test's own, for gateways that it may ruin."""
+    u = Upstream()
+    yield u
+    u.stop()
+    assert not u.faults, u.faults
+
+
 @pytest.fixture(scope="session")
 def gateway(upstream):
     yield from run(Gateway(upstream))

@@ -10,21 +10,13 @@ import threading
 import pytest
 
 from conftest import run
-from harness import SLOW, Broken, Gateway, TimedOut, Upstream, bound, problem, request_bytes, served, unique, wait_until
+from harness import SLOW, Broken, Gateway, TimedOut, bound, problem, request_bytes, served, unique, wait_until
 
 MIB = 1 << 20
 MEMORY = 8 * MIB
 SLACK = 8 * MIB  # what the allocator, SQLite and the log take meanwhile
 
 plain = pytest.mark.skipif(SLOW > 1, reason="sanitizers need address space and memory of their own")
-
-
-@pytest.fixture
-def up():
-    u = Upstream()
-    yield u
-    u.stop()
-    assert not u.faults, u.faults
 
 
 def gateway_on(up, **settings):

@@ -44,14 +44,6 @@ class Played(Gateway):
 
 
 @pytest.fixture
-def up():
-    u = Upstream()
-    yield u
-    u.stop()
-    assert not u.faults, u.faults
-
-
-@pytest.fixture
 def played(up, library):
     waits = {"response_head": "1s", "body_stall": "1s", "idle": "60s"}
     g = Played(None, library, {"api": [{"name": "default", "upstreams": [up.url], "deadlines": waits}], "client": {"head": "1s"}})

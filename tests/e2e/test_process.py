@@ -10,7 +10,7 @@ import time
 import pytest
 
 from conftest import run
-from harness import SLOW, Broken, Gateway, Upstream, bound, problem, served, unique, wait_until
+from harness import SLOW, Broken, Gateway, bound, problem, served, unique, wait_until
 
 # What TLS clients open with: a ClientHello of TLS 1.2 and 1.3 (RFC 8446 4.1.2), and SSLv2's.
 HELLO = bytes.fromhex(
@@ -18,14 +18,6 @@ HELLO = bytes.fromhex(
     "0067009d009c003d003c" + "01000053" + "000b000403000102000a00160014001d0017001e0019001801000101010201030104" + "0023000000160000"
     "00170000" + "000d00140012040305030603080708080804080508060401")
 SSLV2 = bytes.fromhex("802e0100020015000000100100800300800700c0060040020080040080" + "00" * 18)
-
-
-@pytest.fixture
-def up():
-    u = Upstream()
-    yield u
-    u.stop()
-    assert not u.faults, u.faults
 
 
 @pytest.fixture

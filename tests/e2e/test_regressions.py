@@ -33,14 +33,6 @@ def one_worker(settings):
     return g
 
 
-@pytest.fixture
-def up():
-    u = Upstream()
-    yield u
-    u.stop()
-    assert not u.faults, u.faults
-
-
 def in_flight(gateway, n):
     return wait_until(lambda: gateway.metric("latchkey_requests_in_flight") == n, 10, f"{n} requests in flight")
 
