@@ -46,7 +46,7 @@ struct fixture {
     }
     target::connected made() {
         std::optional<target::connected> out;
-        connect(t, steady_ns(), out);
+        (void)connect(t, steady_ns(), out);
         REQUIRE(l.until([&] { return out.has_value(); }));
         return *out;
     }
