@@ -187,12 +187,13 @@ task<refusal> session::read_answer(exchange& x) {
             r = co_await up.io.read_next(w_.buffers(), up.in);
             // The answer is there, but no buffer for it: it waits in the kernel. It cannot be refused any more, for the upstream
             // has done what was asked.
-            bool const late = !x.uploading && steady_ns() >= x.asked_ns + ns(x.api->deadlines.response_head);
-            if (r.ec == asio::error::no_buffer_space && !late) {
-                co_await w_.room();
-                continue;
+            if (r.ec == asio::error::no_buffer_space) {
+                if (x.uploading || steady_ns() < x.asked_ns + ns(x.api->deadlines.response_head)) {
+                    co_await w_.room();
+                    continue;
+                }
+                r.ec = asio::error::timed_out;
             }
-            if (r.ec == asio::error::no_buffer_space) r.ec = asio::error::timed_out;
         } else {  // within a message, or behind an interim response: an end may have come with the bytes before
 
             if (up.end == up.in.size()) co_return refusal::upstream_invalid;
