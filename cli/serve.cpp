@@ -218,7 +218,7 @@ class gateway_process {
         usage::recorder_options o;
         o.journal_file = paths_.usage_db;
         o.ring_dir = need(usage::choose_ring_dir(settings_.usage.ring_dir, paths_.dir, said));
-        o.workers = gateway::server::worker_count(settings_);
+        o.workers = conf::worker_count(settings_);
         o.ring_bytes = settings_.usage.ring_bytes;
         o.flush_interval = settings_.usage.flush_interval;
         o.retention_days = settings_.usage.retention_days;
@@ -232,7 +232,7 @@ class gateway_process {
         out.draining = draining_;
         out.version = LATCHKEY_VERSION;
         out.started_ms = started_ms_;
-        out.workers = gateway::server::worker_count(settings_);
+        out.workers = conf::worker_count(settings_);
         out.listen = listen_;
         out.data_dir = paths_.dir;
         out.power_cut_cost = fmt::format("a power cut can cost the usage records of the last {} ms; a killed process loses none",

@@ -18,6 +18,7 @@
 
 #include "base/clock.hpp"
 #include "base/log.hpp"
+#include "conf/load.hpp"
 #include "gateway/worker.hpp"
 
 namespace latchkey::gateway {
@@ -126,7 +127,7 @@ struct server::impl {
     std::size_t key_count = 0;
 
     impl(conf::settings const& s, std::vector<keystore::shard_update> const& shards, usage::recorder& rings)
-        : shared(s, worker_count(s)) {
+        : shared(s, conf::worker_count(s)) {
         for (auto const& u : shards) key_count += u.shard ? u.shard->size() : 0;
         for (unsigned i = 0; i < shared.workers; ++i) {
             workers.push_back(std::make_unique<worker>(shared, rings.ring(i), i));
@@ -204,10 +205,6 @@ server::server(conf::settings const& settings, std::vector<keystore::shard_updat
     : impl_(std::make_unique<impl>(settings, shards, rings)) {}
 
 server::~server() { drain(std::chrono::milliseconds(0)); }
-
-unsigned server::worker_count(conf::settings const& s) {
-    return s.workers != 0 ? s.workers : std::max(1U, std::thread::hardware_concurrency());
-}
 
 void server::start() {
     impl_->listen();

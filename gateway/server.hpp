@@ -37,13 +37,10 @@ struct counters {
 
 class server {
   public:
-    // `settings` checked; `shards` from key_directory::load(); `rings` has at least worker_count(settings) rings and outlives
-    // the server.
+    // `settings` checked; `shards` from key_directory::load(); `rings` has at least conf::worker_count(settings) rings and
+    // outlives the server.
     server(conf::settings const& settings, std::vector<keystore::shard_update> const& shards, usage::recorder& rings);
     ~server();
-
-    // settings.workers, or one a core.
-    static unsigned worker_count(conf::settings const&);
 
     // Binds every listen address for every worker, resolves upstream names, starts the threads. Throws std::runtime_error with
     // address and reason ("cannot listen on 127.0.0.1:8080: Address already in use; stop the other program or give --listen").
