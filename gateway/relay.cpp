@@ -374,6 +374,7 @@ task<bool> session::relay_rest(exchange& x, body_kind kind, std::uint64_t left, 
         }
 
         bool const last = whole && (rechunk || kind == body_kind::length);
+        if (last) last_ns_ = steady_ns();
         error_code ec;
         if (p.left() > 0 && !try_send(x, p, last, ec)) ec = co_await send(x, p, last);
         if (ec) {
@@ -386,6 +387,7 @@ task<bool> session::relay_rest(exchange& x, body_kind kind, std::uint64_t left, 
     }
     // Towards HTTP/1.0 the end of the connection is the last byte: the record goes first.
     if (!x.recorded) {
+        last_ns_ = steady_ns();
         if (prepare_record(x, x.response_bytes, false)) {
             w_.ring().commit();
             committed(x);
@@ -434,6 +436,7 @@ task<error_code> session::send(exchange& x, pieces& p, bool last) {
         client_.write_until(steady_ns() + ns(w_.shared().settings.client.write_stall));
         ec = co_await client_.writable();
         if (ec) break;
+        last_ns_ = steady_ns();
     }
     co_return ec;
 }

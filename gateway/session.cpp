@@ -199,13 +199,12 @@ refusal session::decide(exchange& x) {
 
     refusal why = check_request(h, x.frame);
     if (why == refusal::none) why = take_body(x, h);  // before all else: what follows on the connection begins behind it
-    if (why == refusal::none) why = locate(x, h);
-    if (why != refusal::none) return why;
-
-    if (shown.why == refusal::none) w_.keys().prefetch_entry(shown.hash);
     name_request(x);
     std::array<char, 48> trace;
     w_.make_trace(trace.data());
+    if (shown.why == refusal::none) w_.keys().prefetch_entry(shown.hash);
+    if (why == refusal::none) why = locate(x, h);
+    if (why != refusal::none) return why;
 
     keystore::key_view key;
     if (x.api->require_key) {
@@ -214,8 +213,6 @@ refusal session::decide(exchange& x) {
     }
     why = within_limits(x);
     if (why != refusal::none) return why;
-    x.out = w_.buffers().small();
-    if (!x.out) return refusal::overloaded;
     return rewrite(x, h, x.api->require_key ? &key : nullptr, {trace.data(), trace.size()});
 }
 
@@ -288,6 +285,8 @@ refusal session::within_limits(exchange& x) {
 // The fields as the upstream will see them. The lines before them are written when their target is chosen; room is left for them,
 // so that the head is one piece of memory: a plain send costs less than a gathered one.
 refusal session::rewrite(exchange& x, head const& h, keystore::key_view const* key, std::string_view trace) {
+    x.out = w_.buffers().small();
+    if (!x.out) return refusal::overloaded;
     forward_context c;
     c.api = x.api;
     c.frame = &x.frame;
@@ -312,6 +311,7 @@ refusal session::rewrite(exchange& x, head const& h, keystore::key_view const* k
 
 task<refusal> session::refuse(exchange& x, refusal why) {
     auto const& text = text_of(why);
+    last_ns_ = steady_ns();
     x.end = outcome_of(why);
     x.status = text.status;
     if (!x.out) x.out = w_.buffers().small();
@@ -371,10 +371,10 @@ bool session::may_keep(exchange const& x) const noexcept {
            (most == 0 || served_ + 1 < most);
 }
 
-// Puts the record into the ring, provisionally: called before the write that sends the response's last byte.
+// Puts the record into the ring, provisionally: called before the write that sends the response's last byte, with last_ns_ as
+// its time.
 bool session::prepare_record(exchange& x, std::uint64_t response_bytes, bool count_drop) noexcept {
     usage::record r;
-    last_ns_ = steady_ns();
     r.time_ms = w_.wall_ms(x.began_ns);
     r.request_id = x.request_id;
     if (x.who.known()) {
@@ -416,6 +416,7 @@ void session::committed(exchange& x) noexcept {
 // For exchanges whose last byte never left, and for those that found the ring full: one more try, and a drop is counted.
 void session::record(exchange& x) noexcept {
     if (x.recorded) return;
+    last_ns_ = steady_ns();
     name_request(x);
     if (prepare_record(x, x.response_bytes, true)) w_.ring().commit();
     committed(x);

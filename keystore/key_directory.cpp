@@ -308,8 +308,9 @@ result<std::vector<shard_update>> key_directory::load() {
     if (!found) return found.error();
     std::vector<shard_update> all;
     all.reserve(shard_count);
+    shard_arena arena;
     auto const read = d.store_->each_shard([&](std::size_t index, std::vector<key_entry> const& entries) {
-        all.push_back({index, std::make_shared<key_shard const>(entries)});
+        all.push_back({index, std::make_shared<key_shard const>(entries, &arena)});
         d.keys_[index] = entries.size();
     });
     if (!read) return read.error();

@@ -11,9 +11,13 @@
 
 #include "keystore/key_table.hpp"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
 #include <cstring>
+#include <new>
 #include <stdexcept>
 
 namespace latchkey::keystore {
@@ -116,9 +120,28 @@ key_view view_of(row const& r, unsigned char const* at) noexcept {
     return v;
 }
 
+constexpr std::size_t large_page_bytes = 2U << 20U;
+constexpr std::size_t arena_block_bytes = 4 * large_page_bytes;
+constexpr std::size_t arena_shard_bytes_min = 2048;  // of all shards: a page of 2 MiB
+
 }  // namespace
 
-key_shard::key_shard(std::vector<key_entry> const& entries) : size_(entries.size()) {
+std::shared_ptr<unsigned char> shard_arena::allocate(std::size_t bytes) {
+    bytes = (bytes + 63) / 64 * 64;  // a shard begins at a cache line
+    if (!block_ || used_ + bytes > arena_block_bytes) {
+        std::size_t const block = std::max(arena_block_bytes, (bytes + large_page_bytes - 1) / large_page_bytes * large_page_bytes);
+        auto* const p = static_cast<unsigned char*>(std::aligned_alloc(large_page_bytes, block));
+        if (!p) throw std::bad_alloc();
+        block_ = std::shared_ptr<unsigned char>(p, [](unsigned char* q) { std::free(q); });
+        ::madvise(p, block, MADV_HUGEPAGE);  // only a wish
+        used_ = 0;
+    }
+    auto* const at = block_.get() + used_;
+    used_ += bytes;
+    return {block_, at};
+}
+
+key_shard::key_shard(std::vector<key_entry> const& entries, shard_arena* arena) : size_(entries.size()) {
     if (size_ == 0) return;
     std::vector<std::string> usernames(size_);  // empty, without memory of its own, where it equals the name
     std::size_t bytes = 0;
@@ -131,7 +154,11 @@ key_shard::key_shard(std::vector<key_entry> const& entries) : size_(entries.size
     std::size_t const slots = slots_for(size_);
     std::size_t const entries_offset = slots * sizeof(std::uint32_t);
     slot_mask_ = static_cast<std::uint32_t>(slots - 1);
-    memory_ = std::make_unique_for_overwrite<unsigned char[]>(entries_offset + bytes);
+    std::size_t const all = entries_offset + bytes;
+    if (arena && all >= arena_shard_bytes_min)
+        memory_ = arena->allocate(all);
+    else
+        memory_ = std::shared_ptr<unsigned char>(new unsigned char[all], std::default_delete<unsigned char[]>());
     std::memset(memory_.get(), 0, entries_offset);
 
     auto* const start = memory_.get() + entries_offset;

@@ -46,10 +46,24 @@ struct key_entry {
     key_state state = key_state::active;
 };
 
+// Memory for shards that are built together: side by side in pages of 2 MiB where the kernel gives such (madvise(2),
+// MADV_HUGEPAGE). Among many keys every look-up would miss the processor's table of 4 KiB pages. What was allocated stays as long
+// as any shard lives that came from the same 8 MiB. One thread; frees nothing that shards still have.
+class shard_arena {
+  public:
+    // Throws std::bad_alloc.
+    std::shared_ptr<unsigned char> allocate(std::size_t bytes);
+
+  private:
+    std::shared_ptr<unsigned char> block_;
+    std::size_t used_ = 0;
+};
+
 class key_shard {
   public:
-    // One contiguous block of memory, about 50 bytes a key beside its texts.
-    explicit key_shard(std::vector<key_entry> const& entries);
+    // One contiguous block of memory, about 50 bytes a key beside its texts: out of `arena`, where one is given and the shard is
+    // not so small that pages of 2 MiB would be too many.
+    explicit key_shard(std::vector<key_entry> const& entries, shard_arena* arena = nullptr);
 
     // Compares the whole digest. No allocation. True and `out` set where the digest is in the shard, whatever its state.
     bool find(digest const& d, key_view& out) const noexcept { return place().find(d, out); }
@@ -71,7 +85,7 @@ class key_shard {
     location place() const noexcept { return {memory_.get(), slot_mask_}; }
 
   private:
-    std::unique_ptr<unsigned char[]> memory_;
+    std::shared_ptr<unsigned char> memory_;
     std::size_t size_ = 0;
     std::uint32_t slot_mask_ = 0;
 };
