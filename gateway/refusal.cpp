@@ -50,11 +50,19 @@ std::size_t write_refusal(char* out, refusal r, refusal_context const& c) noexce
     auto const& t = text_of(r);
     bool const close = t.close || c.close;
 
-    std::array<char, 768> body_space;
-    writer body(body_space.data(), body_space.size());
-    body << R"({"type":"urn:latchkey:problem:)" << t.code << R"(","title":")" << t.reason << R"(","status":)" << number(t.status)
-         << R"(,"detail":")" << t.detail << R"(","instance":"urn:latchkey:request:)" << c.request_id << R"(","code":")" << t.code
-         << R"(","request_id":")" << c.request_id << "\"}\n";
+    constexpr std::string_view type = R"({"type":"urn:latchkey:problem:)";
+    constexpr std::string_view title = R"(","title":")";
+    constexpr std::string_view status = R"(","status":)";
+    constexpr std::string_view detail = R"(,"detail":")";
+    constexpr std::string_view instance = R"(","instance":"urn:latchkey:request:)";
+    constexpr std::string_view code = R"(","code":")";
+    constexpr std::string_view request_id = R"(","request_id":")";
+    constexpr std::string_view end = "\"}\n";
+    constexpr std::size_t frame = type.size() + title.size() + status.size() + detail.size() + instance.size() + code.size() +
+                                  request_id.size() + end.size();
+    constexpr std::size_t status_digits = 3;
+    std::size_t const body_bytes =
+        frame + status_digits + 2 * t.code.size() + t.reason.size() + t.detail.size() + 2 * c.request_id.size();
 
     writer w(out, refusal_bytes_max);
     w << "HTTP/1.1 " << number(t.status) << " " << t.reason
@@ -69,9 +77,14 @@ std::size_t write_refusal(char* out, refusal r, refusal_context const& c) noexce
         w << "\r\nConnection: close";
     else if (c.http_1_0)
         w << "\r\nConnection: keep-alive";
-    w << "\r\nX-Request-Id: " << c.request_id << "\r\nContent-Length: " << number(body.size()) << "\r\n\r\n";
-    if (!c.head_only) w << body.view();
-    assert(!w.overflowed() && !body.overflowed());
+    w << "\r\nX-Request-Id: " << c.request_id << "\r\nContent-Length: " << number(body_bytes) << "\r\n\r\n";
+    if (!c.head_only) {
+        [[maybe_unused]] auto const head_bytes = w.size();
+        w << type << t.code << title << t.reason << status << number(t.status) << detail << t.detail << instance << c.request_id
+          << code << t.code << request_id << c.request_id << end;
+        assert(w.size() - head_bytes == body_bytes);
+    }
+    assert(!w.overflowed());
     return w.size();
 }
 

@@ -186,7 +186,6 @@ refusal session::decide(exchange& x) {
     x.in_flight = true;
     x.request_bytes = h.bytes;
     x.method = h.method;
-    x.path = h.target.substr(0, h.target.find('?'));
     x.to_head = h.method == "HEAD";
     x.http_1_0 = h.version == 10;
     x.idempotent = is_idempotent(h.method);
@@ -204,7 +203,10 @@ refusal session::decide(exchange& x) {
     w_.make_trace(trace.data());
     if (shown.why == refusal::none) w_.keys().prefetch_entry(shown.hash);
     if (why == refusal::none) why = locate(x, h);
-    if (why != refusal::none) return why;
+    if (why != refusal::none) {
+        if (x.path.empty()) x.path = h.target.substr(0, h.target.find('?'));  // for the record, as it came
+        return why;
+    }
 
     keystore::key_view key;
     if (x.api->require_key) {

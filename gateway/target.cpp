@@ -1,6 +1,7 @@
 #include "gateway/target.hpp"
 
 #include <cstring>
+#include <utility>
 
 #include "gateway/text.hpp"
 
@@ -193,14 +194,15 @@ bool parse_host(std::string_view authority, host_name& out) noexcept {
         for (char const c : host.substr(1, host.size() - 2))
             if (!is(c, char_class::hex) && c != ':' && c != '.') return false;
     } else {
-        auto const colon = host.find(':');
-        if (colon != std::string_view::npos) {
-            port = host.substr(colon);
-            host = host.substr(0, colon);
+        std::size_t n = 0;
+        bool dot = true;  // neither a leading one nor two in a row
+        for (; n < host.size() && host[n] != ':'; ++n) {
+            if (!is(host[n], char_class::host)) return false;
+            if (std::exchange(dot, host[n] == '.') && dot) return false;
         }
-        if (!all(host, char_class::host)) return false;
-        if (host.size() > 1 && host.back() == '.') host.remove_suffix(1);
-        if (host.empty() || host.front() == '.' || host.back() == '.' || host.find("..") != std::string_view::npos) return false;
+        port = host.substr(n);
+        host = host.substr(0, n);
+        if (dot && n > 0) host.remove_suffix(1);
     }
     if (!port.empty()) {
         if (port.front() != ':') return false;

@@ -24,7 +24,7 @@ refusal normalise_target(char* data, std::size_t size, std::string_view method, 
 
 // A host name for routing: lower-case, without port and trailing dot; in a buffer of its own.
 struct host_name {
-    std::array<char, 256> text{};
+    std::array<char, 256> text;
     std::size_t size = 0;
     std::string_view view() const noexcept { return {text.data(), size}; }
 };
