@@ -81,9 +81,11 @@ struct api {
     bool require_key = true;                        // false: open to everyone (a key that is sent is still removed)
     bool forward_key = false;                       // true: X-API-KEY goes to the upstream too (law 4)
     upstream_deadlines deadlines;
-    std::uint64_t body_bytes = 0;              // 0: limits.body_bytes holds
-    std::uint32_t connections_per_target = 0;  // upstream connections per worker and target; 0: no limit beyond need
-    std::uint32_t idle_per_target = 128;       // pooled idle connections kept per worker and target
+    std::uint64_t body_bytes = 0;  // 0: limits.body_bytes holds
+    // Apis that name the same server and agree in these two and in deadlines.connect and .idle share its pool, and count
+    // together.
+    std::uint32_t connections_per_target = 0;  // upstream connections per worker and server; 0: no limit beyond need
+    std::uint32_t idle_per_target = 128;       // pooled idle connections kept per worker and server
 };
 
 struct key_settings {

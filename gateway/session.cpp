@@ -343,12 +343,12 @@ task<refusal> session::refuse(exchange& x, refusal why) {
 void session::finish(exchange& x) noexcept {
     last_ns_ = std::max(last_ns_, x.answered_ns);
     if (x.up) {
-        target& to = x.up->to();
+        upstream_pool& pool = x.up->pool();
         if (x.keep_upstream) {
             x.up->sent += x.up_bytes;
-            to.give_back(x.up, last_ns_);
+            pool.give_back(x.up, last_ns_);
         } else {
-            to.discard(x.up);
+            pool.discard(x.up);
         }
         x.up = nullptr;
     }

@@ -87,7 +87,7 @@ class worker {
     // Takes over a listening descriptor.
     void listen(int descriptor, std::uint16_t port);
     keystore::key_table& keys() noexcept { return keys_; }
-    void set_addresses(std::size_t api, std::size_t target, std::vector<tcp_endpoint> addresses);
+    gateway::upstreams& upstreams() noexcept { return upstreams_; }
 
     // --- from another thread
     void start();
@@ -108,7 +108,7 @@ class worker {
     buffer_pool& buffers() noexcept { return buffers_; }
     usage::ring& ring() noexcept { return ring_; }
     tallies& count() noexcept { return counts_; }
-    target_group& group(std::size_t api) noexcept { return *groups_[api]; }
+    target_group& group(std::size_t api) noexcept { return upstreams_.group(api); }
     head& request_scratch() noexcept { return *request_head_; }    // valid until the next co_await
     head& response_scratch() noexcept { return *response_head_; }  // likewise
     bool draining() const noexcept { return draining_; }
@@ -183,7 +183,7 @@ class worker {
     tallies counts_;
     std::unique_ptr<head> request_head_;
     std::unique_ptr<head> response_head_;
-    std::vector<std::unique_ptr<target_group>> groups_;
+    gateway::upstreams upstreams_;
     std::vector<std::unique_ptr<acceptor>> acceptors_;
     intrusive::list<session, intrusive::constant_time_size<true>> sessions_;
     asio::steady_timer sweep_timer_;
