@@ -163,6 +163,7 @@ task<refusal> session::read_answer(exchange& x) {
     head& h = w_.response_scratch();
     response_frame frame;
     unsigned interim = 0;
+    unsigned reads = 0;  // after the first
     std::size_t searched = 0;
     up.begin = up.end = 0;
     for (;;) {
@@ -190,14 +191,18 @@ task<refusal> session::read_answer(exchange& x) {
             // has done what was asked.
             if (r.ec == asio::error::no_buffer_space) {
                 if (x.uploading || steady_ns() < x.asked_ns + ns(x.api->deadlines.response_head)) {
-                    co_await w_.room();
+                    co_await w_.next_sweep();
                     continue;
                 }
                 r.ec = asio::error::timed_out;
             }
         } else {  // within a message, or behind an interim response: an end may have come with the bytes before
-
             if (up.end == up.in.size()) co_return refusal::upstream_invalid;
+            if (++reads > head_reads_at_once) {
+                co_await w_.next_sweep();
+                if (upload_failed(x)) co_return answer_failure(x, asio::error::operation_aborted);
+                if (up.io.late(steady_ns())) co_return answer_failure(x, asio::error::timed_out);
+            }
             r = co_await up.io.read_more(up.in.data() + up.end, up.in.size() - up.end);
         }
         x.ended_by_fin = !r.ec && r.n == 0;

@@ -141,6 +141,7 @@ task<refusal> session::walk(exchange& x) {
         why = co_await more_of_head(x);
         if (why != refusal::none || x.client_gone) co_return why;
     }
+    if (x.head_reads > head_reads_at_once) client_.wake_at(1);
     if (why == refusal::none) why = decide(x);                 // frame check, route, key, limits, rewrite head
     if (why == refusal::none) why = co_await ask_upstream(x);  // lease upstream, relay both ways
     co_return why;
@@ -166,6 +167,11 @@ task<refusal> session::more_of_head(exchange& x) {
         begin_ = 0;
     }
     client_.read_until(x.began_ns + ns(w_.shared().settings.client.head));
+    if (++x.head_reads > head_reads_at_once) {
+        if (x.head_reads == head_reads_at_once + 1) client_.wake_at(in_.size());  // nor wakes us for each byte
+        co_await w_.next_sweep();
+        if (client_.late(steady_ns())) co_return refusal::head_timeout;
+    }
     io_result const r = co_await client_.read_more(in_.data() + end_, in_.size() - end_);
     last_ns_ = steady_ns();
     end_ += r.n;

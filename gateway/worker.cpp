@@ -387,9 +387,9 @@ void worker::sweep() {
         buffers_.trim(buffers_kept);
         frame_pool::trim(frames_kept);
     }
-    for (auto* r = std::exchange(without_room_, nullptr); r != nullptr;) {
-        auto const h = r->waiting;
-        r = r->next;  // before its frame goes on, and perhaps away
+    for (auto* a = std::exchange(until_sweep_, nullptr); a != nullptr;) {
+        auto const h = a->waiting;
+        a = a->next;  // before its frame goes on, and perhaps away
         h.resume();
     }
 }

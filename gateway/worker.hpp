@@ -142,19 +142,20 @@ class worker {
     };
     turn next_turn() noexcept { return {*this}; }
 
-    // To be awaited: goes on with the next sweep, when there may be a buffer again. It lies in the awaiting frame.
-    struct [[nodiscard]] room_awaiter {
+    // To be awaited: goes on with the next sweep, for what need not be done sooner, or cannot be. It lies in the awaiting frame.
+    // No read is pending meanwhile, so whoever waits looks afterwards at what a sweep would have ended (stream::late()).
+    struct [[nodiscard]] sweep_awaiter {
         worker& w;
         std::coroutine_handle<> waiting{};
-        room_awaiter* next = nullptr;
+        sweep_awaiter* next = nullptr;
         bool await_ready() const noexcept { return false; }
         void await_suspend(std::coroutine_handle<> h) noexcept {
             waiting = h;
-            next = std::exchange(w.without_room_, this);
+            next = std::exchange(w.until_sweep_, this);
         }
         void await_resume() const noexcept {}
     };
-    room_awaiter room() noexcept { return {*this}; }
+    sweep_awaiter next_sweep() noexcept { return {*this}; }
     unsigned sweeps() const noexcept { return sweeps_; }
 
     void finished(session&) noexcept;  // the session's last act: it is freed
@@ -203,7 +204,7 @@ class worker {
     std::array<std::uint64_t, 4> random_state_{};
     int reserve_descriptor_ = -1;
     unsigned sweeps_ = 0;
-    room_awaiter* without_room_ = nullptr;
+    sweep_awaiter* until_sweep_ = nullptr;
     bool sweeping_ = false;  // the next sweep is set
     bool draining_ = false;
     bool closing_ = false;
