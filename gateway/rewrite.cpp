@@ -74,7 +74,18 @@ bool tells_who_calls(std::string_view name) noexcept {
     return lower(name.front()) == 'x' && (begins("x-consumer-") || begins("x-credential-") || begins("x-anonymous-consumer"));
 }
 
-bool passes(head const& h, field const& f, bool nominates) noexcept { return !nominates || !nominated(h, f.name); }
+// Most heads nominate nothing, so that only a flag is looked at.
+class passage {
+  public:
+    passage(head const& h, bool nominates) noexcept : nominates_(nominates) {
+        if (nominates) named_ = nominations(h);
+    }
+    bool operator()(field const& f) const noexcept { return !nominates_ || !named_.has(f.name); }
+
+  private:
+    bool nominates_;
+    nominations named_;
+};
 
 }  // namespace
 
@@ -92,17 +103,17 @@ std::size_t request_lines_max(std::string_view method, std::string_view path, st
 }
 
 void write_request_fields(writer& w, head const& h, forward_context const& c) noexcept {
+    passage const passes(h, c.frame->nominates);
     for (field const& f : h) {
         switch (f.id) {
             case field_id::other:
-                if (!tells_who_calls(f.name) && passes(h, f, c.frame->nominates)) write_field(w, f);
+                if (!tells_who_calls(f.name) && passes(f)) write_field(w, f);
                 break;
             case field_id::api_key:
                 if (c.api->forward_key) write_field(w, f);
                 break;
             case field_id::authorization:
-                if (!(c.bearer_is_key && equals_lower(f.value.substr(0, 7), "bearer ")) && passes(h, f, c.frame->nominates))
-                    write_field(w, f);
+                if (!(c.bearer_is_key && equals_lower(f.value.substr(0, 7), "bearer ")) && passes(f)) write_field(w, f);
                 break;
             case field_id::expect:
                 if (c.frame->expects_continue) w << "Expect: 100-continue\r\n";
@@ -128,6 +139,7 @@ void write_request_fields(writer& w, head const& h, forward_context const& c) no
 }
 
 void write_response_head(writer& w, head const& h, answer_context const& c) noexcept {
+    passage const passes(h, c.frame->nominates);
     w << "HTTP/1.1 " << number(static_cast<std::uint64_t>(h.status)) << " " << h.reason << "\r\n";
     // To HEAD, and in a 304, the length is of the body that is not there; a 204 has none (RFC 9110 section 8.6).
     bool const keeps_length = c.body.kind == body_kind::none && (c.to_head || h.status == 304) && h.status != 204;
@@ -147,7 +159,7 @@ void write_response_head(writer& w, head const& h, answer_context const& c) noex
                 break;
             case field_id::request_id: break;
             default:
-                if (passes(h, f, c.frame->nominates)) write_field(w, f);
+                if (passes(f)) write_field(w, f);
                 break;
         }
     }
@@ -167,8 +179,9 @@ void write_response_head(writer& w, head const& h, answer_context const& c) noex
 
 void write_interim_head(writer& w, head const& h) noexcept {
     w << "HTTP/1.1 " << number(static_cast<std::uint64_t>(h.status)) << " " << h.reason << "\r\n";
+    nominations const named(h);
     for (field const& f : h)
-        if (f.id == field_id::other && !nominated(h, f.name)) write_field(w, f);
+        if (f.id == field_id::other && !named.has(f.name)) write_field(w, f);
     w << "\r\n";
 }
 

@@ -142,6 +142,24 @@ def test_no_single_write_of_a_client_costs_more_than_100_ordinary_requests(costl
     assert statuses <= may and statuses, statuses
 
 
+def test_fields_and_Connection_options_cost_their_sum_and_not_their_product(up):
+    """1000 fields, in 64 KiB: with 16 options as long as their names, and but for the last character like them, no more than twice
+    what they cost without."""
+    for g in run(Gateway(up, {"limits": {"head_bytes": "64KiB", "fields": 1000, "requests_in_flight": 0}}, workers=1)):
+        key, stem = g.create_key()["key"], "x" * 53
+        many = [(f"{stem}{n:04}", "1") for n in range(980)]
+        plain = request_bytes("GET", "/x", key, [("Connection", "close")] + many)
+        options = request_bytes("GET", "/x", key, [("Connection", ",".join(f"{stem}{n}" for n in range(9980, 9996)))] + many)
+        for _ in range(3):
+            (usual, kept), (cost, taken) = cost_ns(g, plain), cost_ns(g, options)
+            print(f"{cost / 1000:.0f} us with options, {usual / 1000:.0f} us without")
+            assert kept == taken == {200}
+            if cost < 2 * usual:
+                break
+        else:
+            raise AssertionError(f"{cost / 1000:.0f} us with options, {usual / 1000:.0f} us without")
+
+
 @pytest.mark.parametrize("option", ["a" * 15 + ",", "x-1,", ","])
 def test_the_rule_holds_where_the_settings_let_the_most_in(up, option):
     """1000 fields in 64 KiB."""
