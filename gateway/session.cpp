@@ -43,6 +43,8 @@ usage::outcome outcome_of(refusal r) noexcept {
 // the worker for as long as it sends; and where the compiler makes no tail call of a resumption (GCC below -O2), each adds to the
 // stack.
 constexpr unsigned pipelined_max = 32;
+// Old clients send one behind a body. Whoever sends more of them waits for something else than an answer.
+constexpr unsigned empty_lines_max = 8;
 // Go, Node, httpx and others report a failed write where a refused upload is cut off, although the answer is there: so what they
 // send is read for as long as it may reasonably take. Time is the bound, not bytes: a byte costs less here than one forwarded.
 constexpr std::int64_t linger_ns = 30'000'000'000;
@@ -150,8 +152,16 @@ task<refusal> session::walk(exchange& x) {
 // True: the head is whole (then it stands in the worker's request_scratch), or `why` says what is wrong with it.
 bool session::try_read_head(exchange& x, std::size_t& searched, refusal& why) {
     auto const& limit = w_.shared().settings.limit;
-    if (searched == 0)  // empty lines before a request line (RFC 9112 section 2.2)
-        while (end_ - begin_ >= 2 && in_.data()[begin_] == '\r' && in_.data()[begin_ + 1] == '\n') begin_ += 2;
+    if (searched == 0) {  // empty lines before a request line (RFC 9112 section 2.2)
+        while (end_ - begin_ >= 2 && in_.data()[begin_] == '\r' && in_.data()[begin_ + 1] == '\n') {
+            if (++x.empty_lines > empty_lines_max) {
+                why = refusal::malformed_request;
+                x.request_bytes = end_ - begin_;
+                return true;
+            }
+            begin_ += 2;
+        }
+    }
     if (begin_ == end_ || (searched == 0 && end_ - begin_ == 1 && in_.data()[begin_] == '\r')) return false;
     parsed const p = parse_request_head(in_.data() + begin_, end_ - begin_, searched,
                                         {limit.head_bytes, limit.target_bytes, limit.fields}, w_.request_scratch(), why);

@@ -46,7 +46,8 @@ struct exchange {
     std::string_view query;
     std::string_view request_id;
     std::array<char, 32> made_id;
-    unsigned head_reads = 0;  // after the first
+    unsigned head_reads = 0;   // after the first
+    unsigned empty_lines = 0;  // before the request line
     request_frame frame;
     bool http_1_0 = false;
     bool to_head = false;
