@@ -56,6 +56,8 @@ void read_client(reader r, client_deadlines& out) {
     r.duration("body_stall", out.body_stall, 100ms, 1h);
     r.duration("write_stall", out.write_stall, 100ms, 1h);
     r.duration("request", out.request, 1s, 24h, true);
+    r.duration("linger", out.linger, 100ms, 1h, true);
+    r.duration("linger_silence", out.linger_silence, 100ms, 1h);
     r.finish();
 }
 

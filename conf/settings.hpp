@@ -31,6 +31,9 @@ struct client_deadlines {
     milliseconds body_stall{30'000};   // `body_stall` 100ms..1h: no body byte from the client; then 408 (or close) and abort
     milliseconds write_stall{60'000};  // `write_stall` 100ms..1h: client takes no byte of the response; then close
     milliseconds request{300'000};     // `request` 0 (none) or 1s..24h: first head byte to the request body's last; then 408
+    // What a client still sends behind an answer that closes its connection is read and dropped, so that it sees the answer.
+    milliseconds linger{30'000};         // `linger` 0 (not at all) or 100ms..1h: for so long; then close
+    milliseconds linger_silence{2'000};  // `linger_silence` 100ms..1h: and no longer once it is silent for this
 };
 
 // Waits on the upstream's side; an api may set its own.

@@ -45,10 +45,6 @@ usage::outcome outcome_of(refusal r) noexcept {
 constexpr unsigned pipelined_max = 32;
 // Old clients send one behind a body. Whoever sends more of them waits for something else than an answer.
 constexpr unsigned empty_lines_max = 8;
-// Go, Node, httpx and others report a failed write where a refused upload is cut off, although the answer is there: so what they
-// send is read for as long as it may reasonably take. Time is the bound, not bytes: a byte costs less here than one forwarded.
-constexpr std::int64_t linger_ns = 30'000'000'000;
-constexpr std::int64_t linger_silence_ns = 2'000'000'000;
 constexpr std::int64_t hurried_head_ns = 1'000'000'000;  // what a head may take while memory is short
 constexpr std::int64_t look_after_ns = 200'000'000;      // how long a wait may last before the sweep looks at the socket once
 constexpr unsigned answered_sweeps = 16;                 // in a response (an event stream, say) it looks this seldom
@@ -448,15 +444,18 @@ void session::record_unserved() noexcept {
 
 // --- The end of the connection.
 
+// Go, Node, httpx and others report a failed write where a refused upload is cut off, although the answer is there: so what they
+// send is read for as long as it may reasonably take. Time is the bound, not bytes: a byte costs less here than one forwarded.
 task<bool> session::linger() {
     client_.shutdown_write();
     auto const nowhere = w_.nowhere();  // nobody looks at what is read here
+    std::int64_t const silence = ns(w_.shared().settings.client.linger_silence);
     std::int64_t now = steady_ns();
     bool hurried = false;
-    for (std::int64_t end = now + linger_ns; now < end && !w_.closing(); now = steady_ns()) {
+    for (std::int64_t end = now + ns(w_.shared().settings.client.linger); now < end && !w_.closing(); now = steady_ns()) {
         // A gateway that stops waits for answers to be read, not for uploads that nobody wants.
-        if (w_.draining() && !std::exchange(hurried, true)) end = std::min(end, now + linger_silence_ns);
-        client_.read_until(std::min(now + linger_silence_ns, end));
+        if (w_.draining() && !std::exchange(hurried, true)) end = std::min(end, now + silence);
+        client_.read_until(std::min(now + silence, end));
         io_result const r = co_await client_.read_more(nowhere.data(), nowhere.size());
         if (r.ec || r.n == 0) break;
     }

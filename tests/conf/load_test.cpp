@@ -71,6 +71,8 @@ TEST_CASE("the shipped latchkey.toml loads without findings and says the default
     CHECK(v.client.body_stall == d.client.body_stall);
     CHECK(v.client.write_stall == d.client.write_stall);
     CHECK(v.client.request == d.client.request);
+    CHECK(v.client.linger == d.client.linger);
+    CHECK(v.client.linger_silence == d.client.linger_silence);
     CHECK(v.keys.prefix == d.keys.prefix);
     CHECK(v.keys.bearer == d.keys.bearer);
     CHECK(v.keys.realm == d.keys.realm);
