@@ -126,6 +126,7 @@ api read_api(notes& to, toml::table const& table) {
     r.choice("slashes", out.slashes, {{"refuse", encoded_slash::refuse}, {"keep", encoded_slash::keep}});
     r.flag("require_key", out.require_key);
     r.flag("forward_key", out.forward_key);
+    r.choice("preflight", out.preflights, {{"refuse", preflight::refuse}, {"forward", preflight::forward}});
     r.bytes("body_bytes", out.body_bytes, {1, body_bytes_max, true});
     r.number("connections_per_target", out.connections_per_target, {1, count_max, true});
     r.number("idle_per_target", out.idle_per_target, {0, count_max});

@@ -70,6 +70,7 @@ struct limits {
 
 enum class encoded_slash : std::uint8_t { refuse, keep };
 enum class host_header : std::uint8_t { client, upstream };
+enum class preflight : std::uint8_t { refuse, forward };
 
 // What is routed to: `[[api]]`.
 struct api {
@@ -83,6 +84,7 @@ struct api {
     encoded_slash slashes = encoded_slash::refuse;  // %2F in a path: 400, or forwarded as it stands
     bool require_key = true;                        // false: open to everyone (a key that is sent is still removed)
     bool forward_key = false;                       // true: X-API-KEY goes to the upstream too (law 4)
+    preflight preflights = preflight::refuse;       // `preflight`: a browser's CORS preflight without a key: 401, or forwarded
     upstream_deadlines deadlines;
     std::uint64_t body_bytes = 0;  // 0: limits.body_bytes holds
     // Apis that name the same server and agree in these two and in deadlines.connect and .idle share its pool, and count

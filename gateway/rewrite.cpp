@@ -1,5 +1,8 @@
 #include "gateway/rewrite.hpp"
 
+#include <algorithm>
+#include <array>
+
 namespace latchkey::gateway {
 namespace {
 
@@ -74,16 +77,35 @@ bool tells_who_calls(std::string_view name) noexcept {
     return lower(name.front()) == 'x' && (begins("x-consumer-") || begins("x-credential-") || begins("x-anonymous-consumer"));
 }
 
-// Most heads nominate nothing, so that only a flag is looked at.
+// What browsers send with a preflight, and upstreams answer it by. Anything else (a cookie, X-HTTP-Method-Override) could make
+// more of a request without a key than a question.
+bool of_preflight(std::string_view name) noexcept {
+    constexpr std::array<std::string_view, 9> names{"origin",
+                                                    "access-control-request-method",
+                                                    "access-control-request-headers",
+                                                    "access-control-request-private-network",
+                                                    "accept",
+                                                    "accept-language",
+                                                    "accept-encoding",
+                                                    "referer",
+                                                    "user-agent"};
+    return std::any_of(names.begin(), names.end(), [&](std::string_view n) { return equals_lower(name, n); });
+}
+
+// Which of a message's end-to-end fields go on. Mostly all, so that one flag is looked at.
 class passage {
   public:
-    passage(head const& h, bool nominates) noexcept : nominates_(nominates) {
+    passage(head const& h, bool nominates, bool preflight = false) noexcept
+        : all_(!nominates && !preflight), preflight_(preflight) {
         if (nominates) named_ = nominations(h);
     }
-    bool operator()(field const& f) const noexcept { return !nominates_ || !named_.has(f.name); }
+    bool operator()(field const& f) const noexcept {
+        return all_ || (!named_.has(f.name) && (!preflight_ || of_preflight(f.name)));
+    }
 
   private:
-    bool nominates_;
+    bool all_;
+    bool preflight_;
     nominations named_;
 };
 
@@ -103,7 +125,7 @@ std::size_t request_lines_max(std::string_view method, std::string_view path, st
 }
 
 void write_request_fields(writer& w, head const& h, forward_context const& c) noexcept {
-    passage const passes(h, c.frame->nominates);
+    passage const passes(h, c.frame->nominates, c.preflight);
     for (field const& f : h) {
         switch (f.id) {
             case field_id::other:
@@ -118,7 +140,9 @@ void write_request_fields(writer& w, head const& h, forward_context const& c) no
             case field_id::expect:
                 if (c.frame->expects_continue) w << "Expect: 100-continue\r\n";
                 break;
-            case field_id::proxy_authenticate: write_field(w, f); break;
+            case field_id::proxy_authenticate:
+                if (!c.preflight) write_field(w, f);
+                break;
             default: break;  // hop-by-hop, framing, and what is ours to set
         }
     }

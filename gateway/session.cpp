@@ -220,7 +220,11 @@ refusal session::decide(exchange& x) {
     w_.make_trace(trace.data());
 
     keystore::key_view key;
-    if (x.api->require_key) {
+    bool wants_key = x.api->require_key;
+    if (wants_key && shown.why == refusal::key_missing && x.api->preflights == conf::preflight::forward)
+        x.preflight = x.path != "*" && is_preflight(h, x.frame);
+    if (x.preflight) wants_key = false;
+    if (wants_key) {
         why = admit(shown, w_.keys(), w_.wall_ms(x.began_ns), x.who, key);
         if (why != refusal::none) return why;
     }
@@ -228,7 +232,7 @@ refusal session::decide(exchange& x) {
     if (why != refusal::none) return why;
     x.out = w_.buffers().small();
     if (!x.out) return refusal::overloaded;
-    return rewrite(x, h, x.api->require_key ? &key : nullptr, {trace.data(), trace.size()});
+    return rewrite(x, h, wants_key ? &key : nullptr, {trace.data(), trace.size()});
 }
 
 // Every request has an id: the client's, where that was good, or one of ours.
@@ -310,6 +314,7 @@ refusal session::rewrite(exchange& x, head const& h, keystore::key_view const* k
     c.trace_id = trace.substr(0, 32);
     c.span_id = trace.substr(32, 16);
     c.trusted_peer = trusted_;
+    c.preflight = x.preflight;
     c.bearer_is_key = bearer_is_key(w_.shared().settings.keys, *x.api, h);
 
     x.fields_begin = request_lines_max(x.method, x.forward_path, x.query, x.frame.host, w_.group(x.api_index).lines_max());

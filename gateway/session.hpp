@@ -52,6 +52,7 @@ struct exchange {
     bool http_1_0 = false;
     bool to_head = false;
     bool idempotent = false;  // RFC 9110 section 9.2.2
+    bool preflight = false;   // goes on without a key
     conf::api const* api = nullptr;
     std::size_t api_index = 0;
     identity who;
