@@ -174,7 +174,8 @@ task<refusal> session::more_of_head(exchange& x) {
     }
     client_.read_until(x.began_ns + ns(w_.shared().settings.client.head));
     if (++x.head_reads > head_reads_at_once) {
-        if (x.head_reads == head_reads_at_once + 1) client_.wake_at(in_.size());  // nor wakes us for each byte
+        // Nor shall each byte wake us. (No more than a head: the kernel makes its buffer larger for more.)
+        if (x.head_reads == head_reads_at_once + 1) client_.wake_at(w_.shared().settings.limit.head_bytes);
         co_await w_.next_sweep();
         if (client_.late(steady_ns())) co_return refusal::head_timeout;
     }

@@ -3,7 +3,8 @@
 // connections, shared by all apis that name it and agree in its limits. One thread.
 //
 // A connection carries no identity: each request on it is whole (RFC 9112 section 9.3), so which api, application or client it
-// served before means nothing to the next.
+// served before means nothing to the next. (Schemes that authenticate a connection, as NTLM does, are broken by
+// any proxy that pools, within one api too.)
 
 #include <boost/intrusive/list.hpp>
 #include <compare>
