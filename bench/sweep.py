@@ -14,9 +14,9 @@ connections, where sleep is rare and a difference shows undiluted, or both get o
   keys         of a million in the store every request draws one at random, so that each misses the processor's caches: the honest row.
                (So does the load generator on its own list, in a cache that the cores may share: that counts against us.) Beside it
                100 of the million.
-  apis         1,000 [[api]] told apart by path or by host, asked at random, 1 KiB from the same upstream. Each has upstream
-               connections of its own, so the kernel's cost of 1,000 sockets is in it. Two rows tell them apart: 1,000 of which one
-               is asked (the router alone), and beside them one api whose 1,000 targets are taken in turn (the sockets alone).
+  apis         1,000 [[api]] told apart by path or by host, asked at random, 1 KiB from the same upstream. They share its connections,
+               as apis of one server do. Two rows tell the parts apart: 1,000 of which one is asked (the router alone), and 1,000
+               that differ in idle_per_target, so that each has connections of its own: 1,000 cold sockets, as of 1,000 servers.
   workers      both cores cannot be given to two workers here, since the load needs one: not throughput but the total CPU of a request
                is compared. On one core that two workers share, saturated; at one rate, where two workers are woken more often than one;
                on both cores with a load that sleeps, at one rate and at one rate for each worker.
@@ -59,7 +59,7 @@ class Side:
 GATEWAYS = {
     "plain": {}, "keys-1": {"keys": 1}, "keys-100k": {"keys": SOME_KEYS}, "keys-1m": {"keys": MANY_KEYS},
     "path-1": {"apis": 1, "by": "path"}, "path-1000": {"apis": MANY_APIS, "by": "path"},
-    "targets-1000": {"apis": 1, "by": "path", "targets": MANY_APIS}, "host-1": {"apis": 1, "by": "host"}, "host-1000": {"apis": MANY_APIS, "by": "host"},
+    "own-1000": {"apis": MANY_APIS, "by": "path", "own": True}, "host-1": {"apis": 1, "by": "host"}, "host-1000": {"apis": MANY_APIS, "by": "host"},
     "workers-1": {}, "workers-2": {"workers": 2}, "free-1": {"cpu": None}, "free-2": {"cpu": None, "workers": 2},
 }
 
@@ -79,7 +79,7 @@ def cases(most):
         ("apis", "1 -> 1,000, one asked, saturated", Side("path-1", f"{SATURATED} spread=1 {BY_PATH}"),
          Side("path-1000", f"{SATURATED} spread=1 {BY_PATH}")),
         ("apis", "1 -> 1,000 by path, saturated", Side("path-1", f"{SATURATED} spread=1 {BY_PATH}"), Side("path-1000", all_by_path)),
-        ("apis", "1 with 1,000 targets -> 1,000, sat.", Side("targets-1000", f"{SATURATED} spread=1 warm=0.6 {BY_PATH}"), Side("path-1000", all_by_path)),
+        ("apis", "1 -> 1,000, own connections, sat.", Side("path-1", f"{SATURATED} spread=1 {BY_PATH}"), Side("own-1000", all_by_path)),
         ("apis", "1 -> 1,000 by host, saturated", Side("host-1", f"{SATURATED} spread=1 {BY_HOST}"),
          Side("host-1000", f"{SATURATED} spread={MANY_APIS} warm=0.6 {BY_HOST}")),
         ("apis", "1 -> 1,000 by path, 10,000/s", Side("path-1", f"{OPEN} spread=1 {BY_PATH}"),
@@ -91,12 +91,13 @@ def cases(most):
     ]
 
 
-def settings(folder, listen, admin, upstream, workers=1, apis=1, by="", targets=1):
-    """The settings file; `by` names how several apis are told apart."""
+def settings(folder, listen, admin, upstream, workers=1, apis=1, by="", own=False):
+    """The settings file; `by` names how several apis are told apart; `own`: none shares its upstream connections."""
     lines = [f'listen = "127.0.0.1:{listen}"', f'admin_listen = "127.0.0.1:{admin}"', f"workers = {workers}",
              "[limits]", f"connections = {MANY_CONNECTIONS + 100}"]
     for n in range(apis):
-        lines += ["[[api]]", f'name = "api{n:04}"', "upstreams = " + json.dumps([f"http://127.0.0.1:{upstream}"] * targets)]
+        lines += ["[[api]]", f'name = "api{n:04}"', f'upstreams = ["http://127.0.0.1:{upstream}"]']
+        lines += [f"idle_per_target = {128 + n}"] if own else []
         lines += [f'path_prefixes = ["/api{n:04}"]', "strip_prefix = true"] if by == "path" else []
         lines += [f'hosts = ["h{n:04}.example.com"]'] if by == "host" else []
     (folder / "latchkey.toml").write_text("\n".join(lines) + "\n")

@@ -56,6 +56,8 @@ void read_client(reader r, client_deadlines& out) {
     r.duration("body_stall", out.body_stall, 100ms, 1h);
     r.duration("write_stall", out.write_stall, 100ms, 1h);
     r.duration("request", out.request, 1s, 24h, true);
+    r.duration("linger", out.linger, 100ms, 1h, true);
+    r.duration("linger_silence", out.linger_silence, 100ms, 1h);
     r.finish();
 }
 
@@ -124,6 +126,7 @@ api read_api(notes& to, toml::table const& table) {
     r.choice("slashes", out.slashes, {{"refuse", encoded_slash::refuse}, {"keep", encoded_slash::keep}});
     r.flag("require_key", out.require_key);
     r.flag("forward_key", out.forward_key);
+    r.choice("preflight", out.preflights, {{"refuse", preflight::refuse}, {"forward", preflight::forward}});
     r.bytes("body_bytes", out.body_bytes, {1, body_bytes_max, true});
     r.number("connections_per_target", out.connections_per_target, {1, count_max, true});
     r.number("idle_per_target", out.idle_per_target, {0, count_max});

@@ -31,6 +31,9 @@ struct client_deadlines {
     milliseconds body_stall{30'000};   // `body_stall` 100ms..1h: no body byte from the client; then 408 (or close) and abort
     milliseconds write_stall{60'000};  // `write_stall` 100ms..1h: client takes no byte of the response; then close
     milliseconds request{300'000};     // `request` 0 (none) or 1s..24h: first head byte to the request body's last; then 408
+    // What a client still sends behind an answer that closes its connection is read and dropped, so that it sees the answer.
+    milliseconds linger{30'000};         // `linger` 0 (not at all) or 100ms..1h: for so long; then close
+    milliseconds linger_silence{2'000};  // `linger_silence` 100ms..1h: and no longer once it is silent for this
 };
 
 // Waits on the upstream's side; an api may set its own.
@@ -67,6 +70,7 @@ struct limits {
 
 enum class encoded_slash : std::uint8_t { refuse, keep };
 enum class host_header : std::uint8_t { client, upstream };
+enum class preflight : std::uint8_t { refuse, forward };
 
 // What is routed to: `[[api]]`.
 struct api {
@@ -80,10 +84,13 @@ struct api {
     encoded_slash slashes = encoded_slash::refuse;  // %2F in a path: 400, or forwarded as it stands
     bool require_key = true;                        // false: open to everyone (a key that is sent is still removed)
     bool forward_key = false;                       // true: X-API-KEY goes to the upstream too (law 4)
+    preflight preflights = preflight::refuse;       // `preflight`: a browser's CORS preflight without a key: 401, or forwarded
     upstream_deadlines deadlines;
-    std::uint64_t body_bytes = 0;              // 0: limits.body_bytes holds
-    std::uint32_t connections_per_target = 0;  // upstream connections per worker and target; 0: no limit beyond need
-    std::uint32_t idle_per_target = 128;       // pooled idle connections kept per worker and target
+    std::uint64_t body_bytes = 0;  // 0: limits.body_bytes holds
+    // Apis that name the same server and agree in these two and in deadlines.connect and .idle share its pool, and count
+    // together.
+    std::uint32_t connections_per_target = 0;  // upstream connections per worker and server; 0: no limit beyond need
+    std::uint32_t idle_per_target = 128;       // pooled idle connections kept per worker and server
 };
 
 struct key_settings {

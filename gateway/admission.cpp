@@ -68,6 +68,24 @@ credential read_credential(head const& h, conf::key_settings const& settings) no
     return out;
 }
 
+bool is_preflight(head const& h, request_frame const& frame) noexcept {
+    if (h.method != "OPTIONS" || frame.body.kind != body_kind::none || frame.nominates) return false;
+    unsigned origins = 0;
+    unsigned methods = 0;
+    for (field const& f : h) {
+        if (f.id == field_id::api_key || f.id == field_id::authorization) return false;
+        if (f.id != field_id::other) continue;
+        if (equals_lower(f.name, "origin")) {
+            if (f.value.empty()) return false;
+            ++origins;
+        } else if (equals_lower(f.name, "access-control-request-method")) {
+            if (f.value.empty() || !all(f.value, char_class::token)) return false;
+            ++methods;
+        }
+    }
+    return origins == 1 && methods == 1;
+}
+
 refusal admit(credential const& shown, keystore::key_table const& table, std::int64_t wall_ms, identity& who,
               keystore::key_view& found) noexcept {
     if (shown.why != refusal::none) return shown.why;

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "conf/settings.hpp"
+#include "gateway/frame.hpp"
 #include "gateway/head.hpp"
 #include "gateway/refusal.hpp"
 #include "keystore/key_table.hpp"
@@ -42,6 +43,11 @@ struct credential {
     keystore::digest hash;  // where `why` is none
 };
 credential read_credential(head const& h, conf::key_settings const&) noexcept;
+
+// Whether this is a CORS preflight as browsers send it (Fetch standard, section 4.8), and nothing that could pass for one:
+// OPTIONS without a body, one Origin, one Access-Control-Request-Method, no credential, not even an empty one, and nothing
+// nominated.
+bool is_preflight(head const&, request_frame const&) noexcept;
 
 // Decides on the key. On success, and where a known key may not be used (revoked, expired), `who` is set; callers are told the
 // same for every bad key (conventions: the caller cannot tell unknown from disabled). `found` is valid until the table changes.

@@ -44,8 +44,7 @@ struct connection_options {
     std::size_t count = 0;       // elements, empty ones too
     std::size_t bytes = 0;
 
-    // Each field of the message is held against each option (nominated()), so a client must not choose how many there are.
-    bool too_many() const noexcept { return count > 16 || bytes > 1024; }
+    bool too_many() const noexcept { return count > connection_options_max || bytes > connection_bytes_max; }
 };
 
 void read_connection(std::string_view value, connection_options& out) noexcept {
@@ -67,6 +66,13 @@ void read_connection(std::string_view value, connection_options& out) noexcept {
         }
         return true;
     });
+}
+
+// FNV-1a of the name in lower case. Names that are made to collide are compared, no more.
+std::uint32_t blind_hash(std::string_view name) noexcept {
+    std::uint32_t h = 2166136261U;
+    for (char const c : name) h = (h ^ static_cast<unsigned char>(lower(c))) * 16777619U;
+    return h;
 }
 
 constexpr std::uint64_t bit(field_id id) noexcept { return std::uint64_t{1} << static_cast<unsigned>(id); }
@@ -172,11 +178,23 @@ bool check_response(head const& h, bool to_head, response_frame& out) noexcept {
     return true;
 }
 
-bool nominated(head const& h, std::string_view name) noexcept {
+nominations::nominations(head const& h) noexcept {
     for (field const& f : h)
-        if (f.id == field_id::connection &&
-            !each_element(f.value, [&](std::string_view option) { return !equals_blind(option, name); }))
-            return true;
+        if (f.id == field_id::connection)
+            each_element(f.value, [&](std::string_view name) {
+                if (name.empty()) return true;
+                options_[count_] = {name.data(), static_cast<std::uint32_t>(name.size()), blind_hash(name)};
+                sizes_ |= std::uint64_t{1} << name.size() % 64;
+                return ++count_ < options_.size();
+            });
+}
+
+bool nominations::find(std::string_view name) const noexcept {
+    std::uint32_t const hash = blind_hash(name);
+    for (std::size_t i = 0; i < count_; ++i) {
+        auto const& o = options_[i];
+        if (o.hash == hash && equals_blind({o.text, o.size}, name)) return true;
+    }
     return false;
 }
 

@@ -2,6 +2,7 @@
 // The frame check: how long a message is and whether two readers could disagree about it (RFC 9112 sections 6 and 9, RFC 9110
 // section 7.2). What is not certain is refused, never repaired (law 7). Pure functions over a head.
 
+#include <array>
 #include <cstdint>
 #include <string_view>
 
@@ -25,7 +26,10 @@ struct request_frame {
     bool nominates = false;         // a Connection field names fields beyond close, keep-alive and upgrade
 };
 
-// refusal::none, or why the request cannot be taken. More than 16 Connection options, or 1 KiB of them, are one such reason.
+inline constexpr std::size_t connection_options_max = 16;
+inline constexpr std::size_t connection_bytes_max = 1024;
+
+// refusal::none, or why the request cannot be taken. More Connection options than that, or bytes of them, are one such reason.
 refusal check_request(head const&, request_frame& out) noexcept;
 
 struct response_frame {
@@ -37,8 +41,25 @@ struct response_frame {
 // False: the response is invalid (502). `to_head`: it answers a HEAD request.
 bool check_response(head const&, bool to_head, response_frame& out) noexcept;
 
-// Whether a Connection field of the head names this field.
-bool nominated(head const&, std::string_view name) noexcept;
+// What the Connection fields of a checked head name, gathered once: so the cost is that of fields and options, and not of each
+// field against each option. Views into the head.
+class nominations {
+  public:
+    nominations() = default;  // none
+    explicit nominations(head const&) noexcept;
+    bool has(std::string_view name) const noexcept { return (sizes_ >> name.size() % 64 & 1U) != 0 && find(name); }
+
+  private:
+    struct option {
+        char const* text;
+        std::uint32_t size;
+        std::uint32_t hash;
+    };
+    bool find(std::string_view name) const noexcept;
+    std::array<option, connection_options_max> options_;  // the first count_
+    std::size_t count_ = 0;
+    std::uint64_t sizes_ = 0;  // a bit for each size that there is
+};
 
 // Whether a field may stand in a trailer section: none that frames, routes, authenticates, identifies or steers (RFC 9110
 // section 6.5.1).

@@ -68,7 +68,7 @@ task<refusal> session::ask_upstream(exchange& x) {
             if (upload_failed(x)) co_return x.upload_failure;
             if (!may_retry(x)) co_return why;  // it took some more of the body before it ended
         }
-        x.up->to().discard(x.up);
+        x.up->pool().discard(x.up);
         x.up = nullptr;
         x.up_bytes = 0;
         x.upstream_deaf = false;
@@ -89,9 +89,9 @@ bool session::may_retry(exchange const& x) const noexcept {
 // A pooled connection of the target whose turn it is. A request that cannot be sent twice gets none that has ended already.
 bool session::lease_pooled(exchange& x) {
     x.to = w_.group(x.api_index).choose(last_ns_, 0);
-    while (x.to && (x.up = x.to->take_idle())) {
+    while (x.to && (x.up = x.to->pool->take_idle())) {
         if (x.idempotent || would_block(peek(x.up->io.descriptor()).ec)) return true;
-        x.to->discard(x.up);
+        x.to->pool->discard(x.up);
         x.up = nullptr;
     }
     return false;
@@ -103,23 +103,24 @@ task<refusal> session::lease_fresh(exchange& x) {
     std::uint64_t tried = 0;
     refusal why = refusal::upstream_unreachable;
     for (; x.to; x.to = group.choose(last_ns_, tried)) {
-        std::uint64_t const bit = group.bit_of(*x.to);
-        tried |= bit;
-        if (x.to->at_limit()) {
+        std::uint64_t const bits = group.bits_of(*x.to);
+        tried |= bits;
+        upstream_pool& pool = *x.to->pool;
+        if (pool.at_limit()) {
             why = refusal::overloaded;
         } else {
-            target::connected const c = co_await x.to->connect(steady_ns());
+            upstream_pool::connected const c = co_await pool.connect(steady_ns());
             x.asked_ns = last_ns_ = steady_ns();
             if (c.connection) {
-                x.to->succeeded();
+                pool.succeeded();
                 x.up = c.connection;
                 co_return w_.closing() ? refusal::shutting_down : refusal::none;
             }
-            x.to->failed(last_ns_, c.ec);
+            pool.failed(last_ns_, c.ec);
             why = c.ec == asio::error::timed_out ? refusal::upstream_connect_timeout : refusal::upstream_unreachable;
             if (w_.closing()) co_return refusal::shutting_down;
         }
-        if (bit == 0) break;  // beyond the 64th target: no second round
+        if (bits == 0) break;  // beyond the 64th target: no second round
     }
     co_return why;
 }
@@ -128,8 +129,8 @@ task<refusal> session::lease_fresh(exchange& x) {
 bool session::write_request_lines(exchange& x) {
     writer w(x.out.data(), x.fields_begin);
     bool const client_host = x.api->host == conf::host_header::client && !x.frame.host.empty();
-    gateway::write_request_lines(w, x.method, x.to->base_path(), x.forward_path, x.query,
-                                 client_host ? x.frame.host : x.to->authority());
+    gateway::write_request_lines(w, x.method, x.to->base_path, x.forward_path, x.query,
+                                 client_host ? x.frame.host : x.to->pool->authority());
     x.lines_size = w.size();
     std::memmove(x.out.data() + x.fields_begin - x.lines_size, x.out.data(), x.lines_size);
     return !w.overflowed();
@@ -162,6 +163,7 @@ task<refusal> session::read_answer(exchange& x) {
     head& h = w_.response_scratch();
     response_frame frame;
     unsigned interim = 0;
+    unsigned reads = 0;  // after the first
     std::size_t searched = 0;
     up.begin = up.end = 0;
     for (;;) {
@@ -189,14 +191,18 @@ task<refusal> session::read_answer(exchange& x) {
             // has done what was asked.
             if (r.ec == asio::error::no_buffer_space) {
                 if (x.uploading || steady_ns() < x.asked_ns + ns(x.api->deadlines.response_head)) {
-                    co_await w_.room();
+                    co_await w_.next_sweep();
                     continue;
                 }
                 r.ec = asio::error::timed_out;
             }
         } else {  // within a message, or behind an interim response: an end may have come with the bytes before
-
             if (up.end == up.in.size()) co_return refusal::upstream_invalid;
+            if (++reads > head_reads_at_once) {
+                co_await w_.next_sweep();
+                if (upload_failed(x)) co_return answer_failure(x, asio::error::operation_aborted);
+                if (up.io.late(steady_ns())) co_return answer_failure(x, asio::error::timed_out);
+            }
             r = co_await up.io.read_more(up.in.data() + up.end, up.in.size() - up.end);
         }
         x.ended_by_fin = !r.ec && r.n == 0;

@@ -1,5 +1,8 @@
 #include "gateway/rewrite.hpp"
 
+#include <algorithm>
+#include <array>
+
 namespace latchkey::gateway {
 namespace {
 
@@ -74,7 +77,37 @@ bool tells_who_calls(std::string_view name) noexcept {
     return lower(name.front()) == 'x' && (begins("x-consumer-") || begins("x-credential-") || begins("x-anonymous-consumer"));
 }
 
-bool passes(head const& h, field const& f, bool nominates) noexcept { return !nominates || !nominated(h, f.name); }
+// What browsers send with a preflight, and upstreams answer it by. Anything else (a cookie, X-HTTP-Method-Override) could make
+// more of a request without a key than a question.
+bool of_preflight(std::string_view name) noexcept {
+    constexpr std::array<std::string_view, 9> names{"origin",
+                                                    "access-control-request-method",
+                                                    "access-control-request-headers",
+                                                    "access-control-request-private-network",
+                                                    "accept",
+                                                    "accept-language",
+                                                    "accept-encoding",
+                                                    "referer",
+                                                    "user-agent"};
+    return std::any_of(names.begin(), names.end(), [&](std::string_view n) { return equals_lower(name, n); });
+}
+
+// Which of a message's end-to-end fields go on. Mostly all, so that one flag is looked at.
+class passage {
+  public:
+    passage(head const& h, bool nominates, bool preflight = false) noexcept
+        : all_(!nominates && !preflight), preflight_(preflight) {
+        if (nominates) named_ = nominations(h);
+    }
+    bool operator()(field const& f) const noexcept {
+        return all_ || (!named_.has(f.name) && (!preflight_ || of_preflight(f.name)));
+    }
+
+  private:
+    bool all_;
+    bool preflight_;
+    nominations named_;
+};
 
 }  // namespace
 
@@ -92,22 +125,24 @@ std::size_t request_lines_max(std::string_view method, std::string_view path, st
 }
 
 void write_request_fields(writer& w, head const& h, forward_context const& c) noexcept {
+    passage const passes(h, c.frame->nominates, c.preflight);
     for (field const& f : h) {
         switch (f.id) {
             case field_id::other:
-                if (!tells_who_calls(f.name) && passes(h, f, c.frame->nominates)) write_field(w, f);
+                if (!tells_who_calls(f.name) && passes(f)) write_field(w, f);
                 break;
             case field_id::api_key:
                 if (c.api->forward_key) write_field(w, f);
                 break;
             case field_id::authorization:
-                if (!(c.bearer_is_key && equals_lower(f.value.substr(0, 7), "bearer ")) && passes(h, f, c.frame->nominates))
-                    write_field(w, f);
+                if (!(c.bearer_is_key && equals_lower(f.value.substr(0, 7), "bearer ")) && passes(f)) write_field(w, f);
                 break;
             case field_id::expect:
                 if (c.frame->expects_continue) w << "Expect: 100-continue\r\n";
                 break;
-            case field_id::proxy_authenticate: write_field(w, f); break;
+            case field_id::proxy_authenticate:
+                if (!c.preflight) write_field(w, f);
+                break;
             default: break;  // hop-by-hop, framing, and what is ours to set
         }
     }
@@ -128,6 +163,7 @@ void write_request_fields(writer& w, head const& h, forward_context const& c) no
 }
 
 void write_response_head(writer& w, head const& h, answer_context const& c) noexcept {
+    passage const passes(h, c.frame->nominates);
     w << "HTTP/1.1 " << number(static_cast<std::uint64_t>(h.status)) << " " << h.reason << "\r\n";
     // To HEAD, and in a 304, the length is of the body that is not there; a 204 has none (RFC 9110 section 8.6).
     bool const keeps_length = c.body.kind == body_kind::none && (c.to_head || h.status == 304) && h.status != 204;
@@ -147,7 +183,7 @@ void write_response_head(writer& w, head const& h, answer_context const& c) noex
                 break;
             case field_id::request_id: break;
             default:
-                if (passes(h, f, c.frame->nominates)) write_field(w, f);
+                if (passes(f)) write_field(w, f);
                 break;
         }
     }
@@ -167,8 +203,9 @@ void write_response_head(writer& w, head const& h, answer_context const& c) noex
 
 void write_interim_head(writer& w, head const& h) noexcept {
     w << "HTTP/1.1 " << number(static_cast<std::uint64_t>(h.status)) << " " << h.reason << "\r\n";
+    nominations const named(h);
     for (field const& f : h)
-        if (f.id == field_id::other && !nominated(h, f.name)) write_field(w, f);
+        if (f.id == field_id::other && !named.has(f.name)) write_field(w, f);
     w << "\r\n";
 }
 

@@ -18,7 +18,7 @@ namespace latchkey::gateway {
 struct forward_context {
     conf::api const* api = nullptr;
     request_frame const* frame = nullptr;
-    keystore::key_view const* key = nullptr;  // null on an open api
+    keystore::key_view const* key = nullptr;  // null on an open api, and of a preflight
     std::string_view request_id;
     std::string_view client_address;  // text, without port
     std::string_view listener_port;
@@ -26,6 +26,7 @@ struct forward_context {
     std::string_view span_id;    // 16
     bool bearer_is_key = false;  // `Authorization: Bearer` holds the key, and is removed
     bool trusted_peer = false;   // forwarding fields are appended to, not replaced
+    bool preflight = false;      // nobody is known to have sent it: of its own fields, those of a preflight go on
 };
 
 // The part that depends on the target: request line and Host. `base_path` is the target's; `path` is normal, the api's prefix

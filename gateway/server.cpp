@@ -12,7 +12,9 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstring>
+#include <map>
 #include <mutex>
+#include <set>
 #include <stdexcept>
 #include <thread>
 
@@ -33,15 +35,14 @@ bool is_literal(std::string const& host) {
     return !ec;
 }
 
-// Blocking; never on a worker. Empty where the name cannot be resolved now.
-std::vector<tcp_endpoint> resolve(conf::endpoint const& at) {
+// Blocking; never on a worker. Empty where the name cannot be resolved now. The addresses have no port yet.
+std::vector<tcp_endpoint> resolve(std::string const& host) {
     addrinfo hints{};
     hints.ai_socktype = SOCK_STREAM;
-    hints.ai_flags = AI_ADDRCONFIG | AI_NUMERICSERV;
-    if (is_literal(at.host)) hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
+    hints.ai_flags = is_literal(host) ? AI_NUMERICHOST : AI_ADDRCONFIG;
     addrinfo* list = nullptr;
     std::vector<tcp_endpoint> out;
-    if (::getaddrinfo(at.host.c_str(), std::to_string(at.port).c_str(), &hints, &list) != 0) return out;
+    if (::getaddrinfo(host.c_str(), nullptr, &hints, &list) != 0) return out;
     for (addrinfo const* a = list; a; a = a->ai_next) {
         tcp_endpoint e;
         if (a->ai_addrlen > e.capacity()) continue;
@@ -135,11 +136,12 @@ struct server::impl {
         }
     }
 
-    template <class F>
-    void each_target(F&& f) {
-        auto const& apis = shared.settings.apis;
-        for (std::size_t a = 0; a < apis.size(); ++a)
-            for (std::size_t t = 0; t < apis[a].upstreams.size(); ++t) f(a, t, apis[a].upstreams[t].at);
+    // Each host name of an upstream once, with the ports that it is asked at: one look-up serves them all.
+    std::map<std::string, std::set<std::uint16_t>> upstream_hosts() const {
+        std::map<std::string, std::set<std::uint16_t>> out;
+        for (auto const& a : shared.settings.apis)
+            for (auto const& t : a.upstreams) out[t.at.host].insert(t.at.port);
+        return out;
     }
 
     void listen() {
@@ -156,20 +158,31 @@ struct server::impl {
         }
     }
 
+    // `set(worker, port, addresses)` for each worker and port.
+    template <class F>
+    void give_out(std::vector<tcp_endpoint> addresses, std::set<std::uint16_t> const& ports_of_host, F&& set) {
+        for (auto const port : ports_of_host) {
+            for (auto& a : addresses) a.port(port);
+            for (auto& w : workers) set(*w, port, addresses);
+        }
+    }
+
     void resolve_all() {
-        each_target([&](std::size_t a, std::size_t t, conf::endpoint const& at) {
-            auto const addresses = resolve(at);
+        for (auto const& known : upstream_hosts()) {
+            auto const& host = known.first;
+            auto const addresses = resolve(host);
             if (addresses.empty())
-                log::warn("upstream", "{} cannot be resolved; requests for it get 502 until it can", log::quoted(at.host));
-            for (auto& w : workers) w->set_addresses(a, t, addresses);
-        });
+                log::warn("upstream", "{} cannot be resolved; requests for it get 502 until it can", log::quoted(host));
+            give_out(addresses, known.second, [&](worker& w, std::uint16_t port, std::vector<tcp_endpoint> const& all) {
+                w.upstreams().set_addresses(host, port, all);
+            });
+        }
     }
 
     // Names may move: looked up again off the request path; the last good addresses stay while the resolver fails (fault U12).
     void run_resolver() {
-        bool names = false;
-        each_target([&](std::size_t, std::size_t, conf::endpoint const& at) { names = names || !is_literal(at.host); });
-        if (!names) return;
+        auto const hosts = upstream_hosts();
+        if (std::all_of(hosts.begin(), hosts.end(), [](auto const& h) { return is_literal(h.first); })) return;
         resolver = std::thread([this] {
             std::unique_lock lock(guard);
             while (!wake.wait_for(lock, shared.settings.resolve, [this] { return stop_resolver; })) {
@@ -181,12 +194,15 @@ struct server::impl {
     }
 
     void look_up_names() try {
-        each_target([&](std::size_t a, std::size_t t, conf::endpoint const& at) {
-            if (is_literal(at.host)) return;
-            auto const addresses = resolve(at);
-            if (addresses.empty()) return;
-            for (auto& w : workers) w->post([w = w.get(), a, t, addresses] { w->set_addresses(a, t, addresses); });
-        });
+        for (auto const& known : upstream_hosts()) {
+            auto const& host = known.first;
+            if (is_literal(host)) continue;
+            auto const addresses = resolve(host);
+            if (addresses.empty()) continue;
+            give_out(addresses, known.second, [&](worker& w, std::uint16_t port, std::vector<tcp_endpoint> const& all) {
+                w.post([&w, host, port, all] { w.upstreams().set_addresses(host, port, all); });
+            });
+        }
     } catch (std::exception const& e) {  // out of memory: the addresses stay as they are
         log::warn("upstream", "names were not looked up: {}", e.what());
     }

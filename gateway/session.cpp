@@ -43,10 +43,8 @@ usage::outcome outcome_of(refusal r) noexcept {
 // the worker for as long as it sends; and where the compiler makes no tail call of a resumption (GCC below -O2), each adds to the
 // stack.
 constexpr unsigned pipelined_max = 32;
-// Go, Node, httpx and others report a failed write where a refused upload is cut off, although the answer is there: so what they
-// send is read for as long as it may reasonably take. Time is the bound, not bytes: a byte costs less here than one forwarded.
-constexpr std::int64_t linger_ns = 30'000'000'000;
-constexpr std::int64_t linger_silence_ns = 2'000'000'000;
+// Old clients send one behind a body. Whoever sends more of them waits for something else than an answer.
+constexpr unsigned empty_lines_max = 8;
 constexpr std::int64_t hurried_head_ns = 1'000'000'000;  // what a head may take while memory is short
 constexpr std::int64_t look_after_ns = 200'000'000;      // how long a wait may last before the sweep looks at the socket once
 constexpr unsigned answered_sweeps = 16;                 // in a response (an event stream, say) it looks this seldom
@@ -141,6 +139,7 @@ task<refusal> session::walk(exchange& x) {
         why = co_await more_of_head(x);
         if (why != refusal::none || x.client_gone) co_return why;
     }
+    if (x.head_reads > head_reads_at_once) client_.wake_at(1);
     if (why == refusal::none) why = decide(x);                 // frame check, route, key, limits, rewrite head
     if (why == refusal::none) why = co_await ask_upstream(x);  // lease upstream, relay both ways
     co_return why;
@@ -149,8 +148,16 @@ task<refusal> session::walk(exchange& x) {
 // True: the head is whole (then it stands in the worker's request_scratch), or `why` says what is wrong with it.
 bool session::try_read_head(exchange& x, std::size_t& searched, refusal& why) {
     auto const& limit = w_.shared().settings.limit;
-    if (searched == 0)  // empty lines before a request line (RFC 9112 section 2.2)
-        while (end_ - begin_ >= 2 && in_.data()[begin_] == '\r' && in_.data()[begin_ + 1] == '\n') begin_ += 2;
+    if (searched == 0) {  // empty lines before a request line (RFC 9112 section 2.2)
+        while (end_ - begin_ >= 2 && in_.data()[begin_] == '\r' && in_.data()[begin_ + 1] == '\n') {
+            if (++x.empty_lines > empty_lines_max) {
+                why = refusal::malformed_request;
+                x.request_bytes = end_ - begin_;
+                return true;
+            }
+            begin_ += 2;
+        }
+    }
     if (begin_ == end_ || (searched == 0 && end_ - begin_ == 1 && in_.data()[begin_] == '\r')) return false;
     parsed const p = parse_request_head(in_.data() + begin_, end_ - begin_, searched,
                                         {limit.head_bytes, limit.target_bytes, limit.fields}, w_.request_scratch(), why);
@@ -166,6 +173,12 @@ task<refusal> session::more_of_head(exchange& x) {
         begin_ = 0;
     }
     client_.read_until(x.began_ns + ns(w_.shared().settings.client.head));
+    if (++x.head_reads > head_reads_at_once) {
+        // Nor shall each byte wake us. (No more than a head: the kernel makes its buffer larger for more.)
+        if (x.head_reads == head_reads_at_once + 1) client_.wake_at(w_.shared().settings.limit.head_bytes);
+        co_await w_.next_sweep();
+        if (client_.late(steady_ns())) co_return refusal::head_timeout;
+    }
     io_result const r = co_await client_.read_more(in_.data() + end_, in_.size() - end_);
     last_ns_ = steady_ns();
     end_ += r.n;
@@ -209,13 +222,17 @@ refusal session::decide(exchange& x) {
     }
 
     keystore::key_view key;
-    if (x.api->require_key) {
+    bool wants_key = x.api->require_key;
+    if (wants_key && shown.why == refusal::key_missing && x.api->preflights == conf::preflight::forward)
+        x.preflight = x.path != "*" && is_preflight(h, x.frame);
+    if (x.preflight) wants_key = false;
+    if (wants_key) {
         why = admit(shown, w_.keys(), w_.wall_ms(x.began_ns), x.who, key);
         if (why != refusal::none) return why;
     }
     why = within_limits(x);
     if (why != refusal::none) return why;
-    return rewrite(x, h, x.api->require_key ? &key : nullptr, {trace.data(), trace.size()});
+    return rewrite(x, h, wants_key ? &key : nullptr, {trace.data(), trace.size()});
 }
 
 // Every request has an id: the client's, where that was good, or one of ours.
@@ -299,6 +316,7 @@ refusal session::rewrite(exchange& x, head const& h, keystore::key_view const* k
     c.trace_id = trace.substr(0, 32);
     c.span_id = trace.substr(32, 16);
     c.trusted_peer = trusted_;
+    c.preflight = x.preflight;
     c.bearer_is_key = bearer_is_key(w_.shared().settings.keys, *x.api, h);
 
     x.fields_begin = request_lines_max(x.method, x.forward_path, x.query, x.frame.host, w_.group(x.api_index).lines_max());
@@ -345,12 +363,12 @@ task<refusal> session::refuse(exchange& x, refusal why) {
 void session::finish(exchange& x) noexcept {
     last_ns_ = std::max(last_ns_, x.answered_ns);
     if (x.up) {
-        target& to = x.up->to();
+        upstream_pool& pool = x.up->pool();
         if (x.keep_upstream) {
             x.up->sent += x.up_bytes;
-            to.give_back(x.up, last_ns_);
+            pool.give_back(x.up, last_ns_);
         } else {
-            to.discard(x.up);
+            pool.discard(x.up);
         }
         x.up = nullptr;
     }
@@ -435,15 +453,18 @@ void session::record_unserved() noexcept {
 
 // --- The end of the connection.
 
+// Go, Node, httpx and others report a failed write where a refused upload is cut off, although the answer is there: so what they
+// send is read for as long as it may reasonably take. Time is the bound, not bytes: a byte costs less here than one forwarded.
 task<bool> session::linger() {
     client_.shutdown_write();
     auto const nowhere = w_.nowhere();  // nobody looks at what is read here
+    std::int64_t const silence = ns(w_.shared().settings.client.linger_silence);
     std::int64_t now = steady_ns();
     bool hurried = false;
-    for (std::int64_t end = now + linger_ns; now < end && !w_.closing(); now = steady_ns()) {
+    for (std::int64_t end = now + ns(w_.shared().settings.client.linger); now < end && !w_.closing(); now = steady_ns()) {
         // A gateway that stops waits for answers to be read, not for uploads that nobody wants.
-        if (w_.draining() && !std::exchange(hurried, true)) end = std::min(end, now + linger_silence_ns);
-        client_.read_until(std::min(now + linger_silence_ns, end));
+        if (w_.draining() && !std::exchange(hurried, true)) end = std::min(end, now + silence);
+        client_.read_until(std::min(now + silence, end));
         io_result const r = co_await client_.read_more(nowhere.data(), nowhere.size());
         if (r.ec || r.n == 0) break;
     }

@@ -28,6 +28,10 @@ namespace latchkey::gateway {
 class worker;
 struct listener_address;
 
+// A head that has not come whole in so many reads is read once a sweep from there on, so that the kernel gathers what comes: one
+// sent byte by byte costs some hundred reads then, and not one a byte. (16 KiB in the smallest usual segments are 31.)
+inline constexpr unsigned head_reads_at_once = 32;
+
 // One request with its response. Lives in the frame of session::exchange_once.
 struct exchange {
     std::int64_t began_ns = 0;
@@ -42,10 +46,13 @@ struct exchange {
     std::string_view query;
     std::string_view request_id;
     std::array<char, 32> made_id;
+    unsigned head_reads = 0;   // after the first
+    unsigned empty_lines = 0;  // before the request line
     request_frame frame;
     bool http_1_0 = false;
     bool to_head = false;
     bool idempotent = false;  // RFC 9110 section 9.2.2
+    bool preflight = false;   // goes on without a key
     conf::api const* api = nullptr;
     std::size_t api_index = 0;
     identity who;

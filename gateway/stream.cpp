@@ -136,6 +136,11 @@ io_result stream::read_now(char* data, std::size_t size) noexcept {
     return receive(descriptor_, data, size, 0);
 }
 
+void stream::wake_at(std::size_t bytes) noexcept {
+    int const n = static_cast<int>(bytes);
+    if (descriptor_ >= 0) ::setsockopt(descriptor_, SOL_SOCKET, SO_RCVLOWAT, &n, sizeof n);
+}
+
 void stream::watch(watcher f, void* context) noexcept {
     read_.watch = f;
     read_.context = context;

@@ -63,6 +63,9 @@ class stream {
     // A plain recv(): would_block where nothing is there.
     io_result read_now(char* data, std::size_t size) noexcept;
 
+    // How many bytes must have come before the kernel wakes a wait for them (SO_RCVLOWAT; 1 at first). An end wakes it always.
+    void wake_at(std::size_t bytes) noexcept;
+
     // Waits for readability without a buffer and calls `f(context)` on bytes, end or error, unless a read takes the wait
     // over first (then it serves that read). For idle pooled connections.
     using watcher = void (*)(void* context);
@@ -88,6 +91,8 @@ class stream {
     void read_until(std::int64_t ns) noexcept { read_deadline_ = ns; }
     void write_until(std::int64_t ns) noexcept { write_deadline_ = ns; }
     bool expire(std::int64_t now_ns) noexcept;
+    // For who has no read pending: whether one would have expired.
+    bool late(std::int64_t now_ns) const noexcept { return read_deadline_ != 0 && now_ns >= read_deadline_; }
     // Looks whether a waiting read has missed an end or an error, and ends the wait if so. One system call.
     void nudge() noexcept;
     // Ends a pending wait with operation_aborted; the socket stays open.

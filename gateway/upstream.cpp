@@ -20,9 +20,9 @@ constexpr std::int64_t second_ns = 1'000'000'000;
 
 std::int64_t ns(std::chrono::milliseconds d) noexcept { return d.count() * 1'000'000; }
 
-std::string authority_of(conf::endpoint const& e) {
-    std::string const host = e.host.find(':') != std::string::npos ? fmt::format("[{}]", e.host) : e.host;
-    return e.port == 80 ? host : fmt::format("{}:{}", host, e.port);
+std::string authority_of(upstream_server const& s) {
+    std::string const host = s.host.find(':') != std::string::npos ? fmt::format("[{}]", s.host) : s.host;
+    return s.port == 80 ? host : fmt::format("{}:{}", host, s.port);
 }
 
 // A connecting, non-blocking socket, or -1 with errno.
@@ -49,35 +49,33 @@ void upstream_connection::on_watch(void* self) noexcept {
     auto* const c = static_cast<upstream_connection*>(self);
     switch (c->state_) {
         case state::idle: {
-            auto& idle = c->to_.idle_;
+            auto& idle = c->pool_.idle_;
             idle.erase(std::find(idle.begin(), idle.end(), c));
-            c->to_.discard(c);
+            c->pool_.discard(c);
             return;
         }
-        case state::dead: c->to_.bury(c); return;
+        case state::dead: c->pool_.bury(c); return;
         case state::leased: return;  // an early answer: the exchange will read it
     }
 }
 
-target::target(reactor& r, conf::api const& a, conf::target const& t)
-    : reactor_(r),
-      where_(t.at),
-      authority_(authority_of(t.at)),
-      base_path_(t.base_path),
-      deadlines_(a.deadlines),
-      connections_max_(a.connections_per_target),
-      idle_max_(a.idle_per_target) {
-    idle_.reserve(idle_max_);
+upstream_server server_of(conf::api const& a, conf::target const& t) {
+    return {t.at.host, t.at.port, a.deadlines.connect, a.deadlines.idle, a.connections_per_target, a.idle_per_target};
 }
 
-target::~target() = default;
+upstream_pool::upstream_pool(reactor& r, upstream_server server)
+    : reactor_(r), server_(std::move(server)), authority_(authority_of(server_)) {
+    idle_.reserve(server_.idle_max);
+}
 
-void target::set_addresses(std::vector<tcp_endpoint> addresses) {
+upstream_pool::~upstream_pool() = default;
+
+void upstream_pool::set_addresses(std::vector<tcp_endpoint> addresses) {
     addresses_ = std::move(addresses);
     next_address_ = 0;
 }
 
-upstream_connection* target::take_idle() noexcept {
+upstream_connection* upstream_pool::take_idle() noexcept {
     if (idle_.empty()) return nullptr;
     auto* const c = idle_.back();
     idle_.pop_back();
@@ -86,8 +84,8 @@ upstream_connection* target::take_idle() noexcept {
     return c;
 }
 
-task<target::connected> target::connect(std::int64_t now_ns) {
-    std::int64_t const deadline = now_ns + ns(deadlines_.connect);
+task<upstream_pool::connected> upstream_pool::connect(std::int64_t now_ns) {
+    std::int64_t const deadline = now_ns + ns(server_.connect);
     connected out{nullptr, asio::error::host_not_found};
     std::size_t const tries = addresses_.size();
     for (std::size_t i = 0; i < tries && !addresses_.empty(); ++i) {
@@ -113,10 +111,10 @@ task<target::connected> target::connect(std::int64_t now_ns) {
     co_return out;
 }
 
-void target::give_back(upstream_connection* c, std::int64_t now_ns) noexcept {
+void upstream_pool::give_back(upstream_connection* c, std::int64_t now_ns) noexcept {
     c->in.reset();
     c->begin = c->end = 0;
-    if (idle_.size() >= idle_max_) {
+    if (idle_.size() >= server_.idle_max) {
         discard(c);
         return;
     }
@@ -127,7 +125,7 @@ void target::give_back(upstream_connection* c, std::int64_t now_ns) noexcept {
     c->io.watch(&upstream_connection::on_watch, c);
 }
 
-void target::discard(upstream_connection* c) noexcept {
+void upstream_pool::discard(upstream_connection* c) noexcept {
     c->state_ = upstream_connection::state::dead;
     all_.erase(all_.iterator_to(*c));
     c->in.reset();
@@ -137,12 +135,12 @@ void target::discard(upstream_connection* c) noexcept {
     if (!pending) bury(c);
 }
 
-void target::bury(upstream_connection* c) noexcept {
+void upstream_pool::bury(upstream_connection* c) noexcept {
     --all_count_;
     delete c;
 }
 
-void target::failed(std::int64_t now_ns, error_code const& why) noexcept {
+void upstream_pool::failed(std::int64_t now_ns, error_code const& why) noexcept {
     constexpr std::int64_t silence_ns = 60 * second_ns;
     if (complained_ns_ == 0 || now_ns - complained_ns_ >= silence_ns) {
         complained_ns_ = now_ns;
@@ -154,60 +152,92 @@ void target::failed(std::int64_t now_ns, error_code const& why) noexcept {
     down_until_ns_ = now_ns + std::min<std::int64_t>(second_ns << (failures_ - 1), 30 * second_ns);
 }
 
-void target::succeeded() noexcept {
+void upstream_pool::succeeded() noexcept {
     failures_ = 0;
     down_until_ns_ = 0;
     if (std::exchange(complained_ns_, 0) != 0) log::info("upstream", "{} is reached again", authority_);
 }
 
-void target::sweep(std::int64_t now_ns) noexcept {
+void upstream_pool::sweep(std::int64_t now_ns) noexcept {
     for (auto& c : all_) {
         if (c.state_ == upstream_connection::state::leased) c.io.expire(now_ns);
     }
     std::size_t stale = 0;  // the oldest stand first
-    while (stale < idle_.size() && now_ns - idle_[stale]->idle_since_ns_ >= ns(deadlines_.idle)) ++stale;
+    while (stale < idle_.size() && now_ns - idle_[stale]->idle_since_ns_ >= ns(server_.idle)) ++stale;
     for (std::size_t i = 0; i < stale; ++i) discard(idle_[i]);
     idle_.erase(idle_.begin(), idle_.begin() + static_cast<std::ptrdiff_t>(stale));
     for (auto* const c : idle_)
         if (!std::exchange(c->looked_at_, true)) c->io.nudge();
 }
 
-void target::close_idle() noexcept {
+void upstream_pool::close_idle() noexcept {
     for (auto* const c : idle_) discard(c);
     idle_.clear();
 }
 
-void target::close_all() noexcept {
+void upstream_pool::close_all() noexcept {
     close_idle();
     for (auto& c : all_) c.io.close();  // their exchanges see the end and discard them
 }
 
-target_group::target_group(reactor& r, conf::api const& a) {
-    for (auto const& t : a.upstreams) {
-        targets_.push_back(std::make_unique<target>(r, a, t));
-        lines_max_ = std::max(lines_max_, targets_.back()->base_path().size() + targets_.back()->authority().size());
-    }
+target_group::target_group(std::vector<target> targets) : targets_(std::move(targets)) {
+    for (auto const& t : targets_) lines_max_ = std::max(lines_max_, t.base_path.size() + t.pool->authority().size());
 }
 
 target* target_group::choose(std::int64_t now_ns, std::uint64_t tried) noexcept {
     target* longest_down = nullptr;
-    for (std::size_t i = 0; i < targets_.size(); ++i) {
-        std::size_t const index = (next_ + i) % targets_.size();
+    std::size_t index = next_;
+    for (std::size_t i = 0; i < targets_.size(); ++i, ++index) {
+        if (index >= targets_.size()) index = 0;
         if (index < 64 && (tried >> index & 1U) != 0) continue;
-        target* const t = targets_[index].get();
-        if (t->usable(now_ns)) {
+        target* const t = &targets_[index];
+        if (t->pool->usable(now_ns)) {
             next_ = index + 1;
             return t;
         }
-        if (!longest_down || t->down_until() < longest_down->down_until()) longest_down = t;
+        if (!longest_down || t->pool->down_until() < longest_down->pool->down_until()) longest_down = t;
     }
     return longest_down;
 }
 
-std::uint64_t target_group::bit_of(target const& t) const noexcept {
+std::uint64_t target_group::bits_of(target const& t) const noexcept {
+    if (&t - targets_.data() >= 64) return 0;
+    std::uint64_t bits = 0;
     for (std::size_t i = 0; i < targets_.size() && i < 64; ++i)
-        if (targets_[i].get() == &t) return std::uint64_t{1} << i;
-    return 0;
+        if (targets_[i].pool == t.pool) bits |= std::uint64_t{1} << i;
+    return bits;
+}
+
+upstreams::upstreams(reactor& r, std::vector<conf::api> const& apis) {
+    groups_.reserve(apis.size());
+    for (auto const& a : apis) {
+        std::vector<target> targets;
+        targets.reserve(a.upstreams.size());
+        for (auto const& t : a.upstreams) {
+            auto const server = server_of(a, t);
+            targets.push_back({&pools_.try_emplace(server, r, server).first->second, t.base_path});
+        }
+        groups_.emplace_back(std::move(targets));
+    }
+}
+
+void upstreams::set_addresses(std::string const& host, std::uint16_t port, std::vector<tcp_endpoint> const& addresses) {
+    for (auto at = pools_.lower_bound({host, port}); at != pools_.end() && at->first.host == host && at->first.port == port; ++at)
+        at->second.set_addresses(addresses);
+}
+
+void upstreams::sweep(std::int64_t now_ns) noexcept {
+    for (auto& [server, pool] : pools_) pool.sweep(now_ns);
+}
+
+void upstreams::close_all() noexcept {
+    for (auto& [server, pool] : pools_) pool.close_all();
+}
+
+std::size_t upstreams::count() const noexcept {
+    std::size_t n = 0;
+    for (auto const& [server, pool] : pools_) n += pool.count();
+    return n;
 }
 
 }  // namespace latchkey::gateway

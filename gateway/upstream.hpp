@@ -1,10 +1,15 @@
 #pragma once
-// The upstream side of one worker: for each target of an api its address, its health as this worker has seen it, and a pool of
-// idle connections. One thread.
+// The upstream side of one worker: for each server its addresses, its health as this worker has seen it, and a pool of idle
+// connections, shared by all apis that name it and agree in its limits. One thread.
+//
+// A connection carries no identity: each request on it is whole (RFC 9112 section 9.3), so which api, application or client it
+// served before means nothing to the next. (Schemes that authenticate a connection, as NTLM does, are broken by
+// any proxy that pools, within one api too.)
 
 #include <boost/intrusive/list.hpp>
+#include <compare>
 #include <cstdint>
-#include <memory>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -15,14 +20,14 @@
 
 namespace latchkey::gateway {
 
-class target;
+class upstream_pool;
 namespace intrusive = boost::intrusive;
 
-// A connection to a target. Idle: it stands in its target's pool and watches for the other side's close. Leased: it belongs to
-// one exchange until give_back() or discard().
+// A connection to a server. Idle: it stands in its pool and watches for the other side's close. Leased: it belongs to one
+// exchange until give_back() or discard().
 class upstream_connection : public intrusive::list_base_hook<> {
   public:
-    upstream_connection(reactor& r, target& to) : io(r), to_(to) {}
+    upstream_connection(reactor& r, upstream_pool& of) : io(r), pool_(of) {}
 
     stream io;
     lease in;  // bytes of the response that are in hand: [begin, end)
@@ -35,49 +40,60 @@ class upstream_connection : public intrusive::list_base_hook<> {
     // cannot have seen the request, and sending it once more elsewhere is safe whatever the method.
     bool peer_has_bytes() const noexcept;
 
-    target& to() const noexcept { return to_; }
+    upstream_pool& pool() const noexcept { return pool_; }
 
   private:
-    friend class target;
+    friend class upstream_pool;
     enum class state : std::uint8_t { leased, idle, dead };
     static void on_watch(void* self) noexcept;
-    target& to_;
+    upstream_pool& pool_;
     state state_ = state::leased;
     bool looked_at_ = false;  // the sweep has asked once since it went idle
     std::int64_t idle_since_ns_ = 0;
 };
 
-class target {
+// A server, and what apis must agree in to share its pool. Where they do not, each sees only what is its own: another api's
+// shorter connect deadline takes no server away from it.
+struct upstream_server {
+    std::string host;
+    std::uint16_t port = 0;
+    conf::milliseconds connect{};
+    conf::milliseconds idle{};
+    std::size_t connections_max = 0;  // 0: no limit
+    std::size_t idle_max = 0;
+    auto operator<=>(upstream_server const&) const = default;
+};
+upstream_server server_of(conf::api const&, conf::target const&);
+
+class upstream_pool {
   public:
-    target(reactor& r, conf::api const& a, conf::target const& t);
-    ~target();  // close_all() before, and the loop run until count() == 0
-    target(target const&) = delete;
-    target& operator=(target const&) = delete;
+    upstream_pool(reactor& r, upstream_server server);
+    ~upstream_pool();  // close_all() before, and the loop run until count() == 0
+    upstream_pool(upstream_pool const&) = delete;
+    upstream_pool& operator=(upstream_pool const&) = delete;
 
     // Addresses to try, in turn. Empty: the name could not be resolved.
     void set_addresses(std::vector<tcp_endpoint> addresses);
     bool resolved() const noexcept { return !addresses_.empty(); }
 
     std::string_view authority() const noexcept { return authority_; }  // "host:port", as a Host field
-    std::string_view base_path() const noexcept { return base_path_; }
-    conf::endpoint const& where() const noexcept { return where_; }
 
     // The most recently used idle connection, or null.
     upstream_connection* take_idle() noexcept;
-    bool at_limit() const noexcept { return connections_max_ != 0 && all_.size() >= connections_max_; }
+    bool at_limit() const noexcept { return server_.connections_max != 0 && all_.size() >= server_.connections_max; }
 
     struct connected {
         upstream_connection* connection = nullptr;
         error_code ec;
     };
-    // A new connection: each address in turn, all within the api's connect deadline.
+    // A new connection: each address in turn, all within the connect deadline.
     task<connected> connect(std::int64_t now_ns);
 
     // The exchange ended cleanly: framing complete both ways, nothing left over.
     void give_back(upstream_connection*, std::int64_t now_ns) noexcept;
     void discard(upstream_connection*) noexcept;
 
-    // Passive health: after failures to connect the target is passed over for a while (1 s, doubling up to 30 s) as long as
+    // Passive health: after failures to connect the server is passed over for a while (1 s, doubling up to 30 s) as long as
     // others are there; one success clears it.
     bool usable(std::int64_t now_ns) const noexcept { return now_ns >= down_until_ns_; }
     std::int64_t down_until() const noexcept { return down_until_ns_; }
@@ -95,12 +111,8 @@ class target {
     void bury(upstream_connection*) noexcept;
 
     reactor& reactor_;
-    conf::endpoint where_;
+    upstream_server server_;
     std::string authority_;
-    std::string base_path_;
-    conf::upstream_deadlines deadlines_;
-    std::size_t connections_max_;
-    std::size_t idle_max_;
     std::vector<tcp_endpoint> addresses_;
     std::size_t next_address_ = 0;
     unsigned failures_ = 0;
@@ -112,22 +124,46 @@ class target {
     std::size_t all_count_ = 0;               // with those that only wait for their last operation
 };
 
+// One upstream of one api: a server, and the path that is put before those of its requests.
+struct target {
+    upstream_pool* pool;
+    std::string base_path;
+};
+
 // The targets of one api, chosen in turn.
 class target_group {
   public:
-    target_group(reactor& r, conf::api const& a);
+    explicit target_group(std::vector<target> targets);
     // The next usable target that is not in `tried` (a bit per index, the first 64); where none is usable, the one that has been
     // down longest. Null: all are tried.
     target* choose(std::int64_t now_ns, std::uint64_t tried) noexcept;
-    std::uint64_t bit_of(target const&) const noexcept;
-    std::vector<std::unique_ptr<target>> const& targets() const noexcept { return targets_; }
+    // Its bit, with those of the other targets on the same server. 0: it is beyond the 64th.
+    std::uint64_t bits_of(target const&) const noexcept;
+    std::vector<target> const& targets() const noexcept { return targets_; }
     // The most that base path and authority of one target have together, in bytes.
     std::size_t lines_max() const noexcept { return lines_max_; }
 
   private:
-    std::vector<std::unique_ptr<target>> targets_;
+    std::vector<target> targets_;
     std::size_t lines_max_ = 0;
     std::size_t next_ = 0;
+};
+
+// All pools of a worker, and its apis' targets on them.
+class upstreams {
+  public:
+    upstreams(reactor& r, std::vector<conf::api> const& apis);
+    target_group& group(std::size_t api) noexcept { return groups_[api]; }
+    // Of every pool whose server has this name and port.
+    void set_addresses(std::string const& host, std::uint16_t port, std::vector<tcp_endpoint> const& addresses);
+    void sweep(std::int64_t now_ns) noexcept;
+    void close_all() noexcept;
+    std::size_t count() const noexcept;  // connections
+    std::size_t pools() const noexcept { return pools_.size(); }
+
+  private:
+    std::map<upstream_server, upstream_pool> pools_;
+    std::vector<target_group> groups_;  // by the api's index
 };
 
 }  // namespace latchkey::gateway

@@ -187,13 +187,13 @@ worker::worker(common& shared, usage::ring& ring, unsigned index)
                shared.buffer_bytes_per_worker()),
       request_head_(std::make_unique<head>()),
       response_head_(std::make_unique<head>()),
+      upstreams_(reactor_, shared.settings.apis),
       sweep_timer_(io_),
       in_flight_max_((shared.settings.limit.requests_in_flight + shared.workers - 1) / shared.workers),
       memory_tight_(shared.buffer_bytes_per_worker() / 100 * 92),
       memory_short_(shared.buffer_bytes_per_worker() / 100 * 95),
       memory_full_(shared.buffer_bytes_per_worker() / 100 * 98) {
     reactor_.init_task();
-    for (auto const& a : shared.settings.apis) groups_.push_back(std::make_unique<target_group>(reactor_, a));
     random_bytes(std::as_writable_bytes(std::span(&id_prefix_, 1)));
     random_bytes(std::as_writable_bytes(std::span(&id_secret_, 1)));
     random_bytes(std::as_writable_bytes(std::span(random_state_)));
@@ -215,10 +215,6 @@ void worker::listen(int descriptor, std::uint16_t port) {
     a->socket.non_blocking(true);
     a->address = {port, std::to_string(port)};
     acceptors_.push_back(std::move(a));
-}
-
-void worker::set_addresses(std::size_t api, std::size_t target, std::vector<tcp_endpoint> addresses) {
-    groups_[api]->targets()[target]->set_addresses(std::move(addresses));
 }
 
 void worker::start() {
@@ -384,22 +380,16 @@ void worker::sweep() {
     std::int64_t const now = steady_ns();
     set_clock(now);
     for (auto& s : sessions_) s.sweep(now);
-    std::size_t upstream_connections = 0;
-    for (auto& g : groups_) {
-        for (auto& t : g->targets()) {
-            t->sweep(now);
-            upstream_connections += t->count();
-        }
-    }
+    upstreams_.sweep(now);
     auto& gauge = counts_.upstream_connections;
-    gauge.add(upstream_connections - gauge.get());
+    gauge.add(upstreams_.count() - gauge.get());
     if (++sweeps_ % 4 == 0) {
         buffers_.trim(buffers_kept);
         frame_pool::trim(frames_kept);
     }
-    for (auto* r = std::exchange(without_room_, nullptr); r != nullptr;) {
-        auto const h = r->waiting;
-        r = r->next;  // before its frame goes on, and perhaps away
+    for (auto* a = std::exchange(until_sweep_, nullptr); a != nullptr;) {
+        auto const h = a->waiting;
+        a = a->next;  // before its frame goes on, and perhaps away
         h.resume();
     }
 }
@@ -432,8 +422,7 @@ void worker::drain() noexcept {
 void worker::close_all() noexcept {
     draining_ = closing_ = true;
     for (auto& s : sessions_) s.end_now();
-    for (auto& g : groups_)
-        for (auto& t : g->targets()) t->close_all();  // those that are still connecting, too
+    upstreams_.close_all();  // connections that are still being made, too
     maybe_stop();
 }
 
@@ -441,8 +430,7 @@ void worker::close_all() noexcept {
 void worker::maybe_stop() noexcept {
     if (!draining_ || !sessions_.empty()) return;
     sweep_timer_.cancel();
-    for (auto& g : groups_)
-        for (auto& t : g->targets()) t->close_all();
+    upstreams_.close_all();
 }
 
 // --- identifiers

@@ -87,7 +87,7 @@ class worker {
     // Takes over a listening descriptor.
     void listen(int descriptor, std::uint16_t port);
     keystore::key_table& keys() noexcept { return keys_; }
-    void set_addresses(std::size_t api, std::size_t target, std::vector<tcp_endpoint> addresses);
+    gateway::upstreams& upstreams() noexcept { return upstreams_; }
 
     // --- from another thread
     void start();
@@ -108,7 +108,7 @@ class worker {
     buffer_pool& buffers() noexcept { return buffers_; }
     usage::ring& ring() noexcept { return ring_; }
     tallies& count() noexcept { return counts_; }
-    target_group& group(std::size_t api) noexcept { return *groups_[api]; }
+    target_group& group(std::size_t api) noexcept { return upstreams_.group(api); }
     head& request_scratch() noexcept { return *request_head_; }    // valid until the next co_await
     head& response_scratch() noexcept { return *response_head_; }  // likewise
     bool draining() const noexcept { return draining_; }
@@ -142,19 +142,20 @@ class worker {
     };
     turn next_turn() noexcept { return {*this}; }
 
-    // To be awaited: goes on with the next sweep, when there may be a buffer again. It lies in the awaiting frame.
-    struct [[nodiscard]] room_awaiter {
+    // To be awaited: goes on with the next sweep, for what need not be done sooner, or cannot be. It lies in the awaiting frame.
+    // No read is pending meanwhile, so whoever waits looks afterwards at what a sweep would have ended (stream::late()).
+    struct [[nodiscard]] sweep_awaiter {
         worker& w;
         std::coroutine_handle<> waiting{};
-        room_awaiter* next = nullptr;
+        sweep_awaiter* next = nullptr;
         bool await_ready() const noexcept { return false; }
         void await_suspend(std::coroutine_handle<> h) noexcept {
             waiting = h;
-            next = std::exchange(w.without_room_, this);
+            next = std::exchange(w.until_sweep_, this);
         }
         void await_resume() const noexcept {}
     };
-    room_awaiter room() noexcept { return {*this}; }
+    sweep_awaiter next_sweep() noexcept { return {*this}; }
     unsigned sweeps() const noexcept { return sweeps_; }
 
     void finished(session&) noexcept;  // the session's last act: it is freed
@@ -183,7 +184,7 @@ class worker {
     tallies counts_;
     std::unique_ptr<head> request_head_;
     std::unique_ptr<head> response_head_;
-    std::vector<std::unique_ptr<target_group>> groups_;
+    gateway::upstreams upstreams_;
     std::vector<std::unique_ptr<acceptor>> acceptors_;
     intrusive::list<session, intrusive::constant_time_size<true>> sessions_;
     asio::steady_timer sweep_timer_;
@@ -203,7 +204,7 @@ class worker {
     std::array<std::uint64_t, 4> random_state_{};
     int reserve_descriptor_ = -1;
     unsigned sweeps_ = 0;
-    room_awaiter* without_room_ = nullptr;
+    sweep_awaiter* until_sweep_ = nullptr;
     bool sweeping_ = false;  // the next sweep is set
     bool draining_ = false;
     bool closing_ = false;

@@ -71,6 +71,8 @@ TEST_CASE("the shipped latchkey.toml loads without findings and says the default
     CHECK(v.client.body_stall == d.client.body_stall);
     CHECK(v.client.write_stall == d.client.write_stall);
     CHECK(v.client.request == d.client.request);
+    CHECK(v.client.linger == d.client.linger);
+    CHECK(v.client.linger_silence == d.client.linger_silence);
     CHECK(v.keys.prefix == d.keys.prefix);
     CHECK(v.keys.bearer == d.keys.bearer);
     CHECK(v.keys.realm == d.keys.realm);
@@ -94,6 +96,7 @@ TEST_CASE("the shipped latchkey.toml loads without findings and says the default
     CHECK(w.slashes == a.slashes);
     CHECK(w.require_key == a.require_key);
     CHECK(w.forward_key == a.forward_key);
+    CHECK(w.preflights == a.preflights);
     CHECK(w.body_bytes == a.body_bytes);
     CHECK(w.connections_per_target == a.connections_per_target);
     CHECK(w.idle_per_target == a.idle_per_target);
@@ -156,6 +159,7 @@ upstreams = "http://UP.example:81/base/"
 host = "upstream"
 slashes = "keep"
 require_key = false
+preflight = "forward"
 forward_key = true
 [api.deadlines]
 connect = "50ms"
@@ -197,6 +201,7 @@ upstreams = ["http://[::1]", "http://10.0.0.1:1"]
     CHECK(a.host == conf::host_header::upstream);
     CHECK(a.slashes == conf::encoded_slash::keep);
     CHECK_FALSE(a.require_key);
+    CHECK(a.preflights == conf::preflight::forward);
     CHECK(a.forward_key);
     CHECK(a.deadlines.connect == 50ms);
     CHECK(v.apis[1].upstreams[0].at.port == 80);

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from conftest import run
-from harness import (SLOW, Blackhole, Broken, Gateway, TimedOut, Upstream, bound, problem, refused_port, request_bytes, served,
+from harness import (SLOW, Blackhole, Broken, Gateway, TimedOut, Upstream, bound, problem, refused_port, request_bytes, reset, served,
                      unique, wait_until)
 
 MIB = 1 << 20
@@ -370,8 +370,9 @@ def test_C2_half_close_after_the_request_still_gets_the_answer(faulty, upstream,
         assert c.response().body == b"late"
 
 
-def test_C3_a_slow_head_ends_at_an_absolute_deadline(faulty):
-    """408, however often a byte comes. The pause is the fault."""
+@pytest.mark.parametrize("pause", [0.03, 0.002], ids=["each byte read", "gathered"])
+def test_C3_a_slow_head_ends_at_an_absolute_deadline(faulty, pause):
+    """408, however often a byte comes; past 32 reads there is always one. The pause is the fault."""
     with faulty.client() as c:
         began = time.monotonic()
         raw = b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow: " + b"a" * 100_000
@@ -379,11 +380,70 @@ def test_C3_a_slow_head_ends_at_an_absolute_deadline(faulty):
             for byte in raw:
                 c.send(bytes([byte]))
                 with contextlib.suppress(TimedOut):
-                    c.reader.fill(time.monotonic() + 0.03)
+                    c.reader.fill(time.monotonic() + pause)
                 if c.leftover or c.reader.ended:
                     break
                 assert time.monotonic() - began < bound(8), "a head without end is let go on"
         problem(c.response(), 408, "head_timeout")
+
+
+def drip(client, raw, count=None):
+    """Byte by byte, `count` of them or all. The pause is the fault."""
+    for byte in raw[:count]:
+        client.send(bytes([byte]))
+        time.sleep(0.001)
+
+
+@pytest.fixture(scope="module")
+def patient(upstream):
+    """However slowly a busy machine lets a test drip, it is no fault here."""
+    yield from run(Gateway(upstream, {"client": {"head": "1m"}}, workers=1))
+
+
+def test_C3_a_dripped_head_that_ends_is_served_and_what_follows_it_is_not_gathered(patient, upstream):
+    """The body comes when the upstream has the head: it must wake the gateway."""
+    key = patient.create_key()["key"]
+    with patient.client() as c:
+        for _ in range(2):
+            path = "/" + unique()
+            drip(c, request_bytes("POST", path, key, [("Content-Length", "4"), ("X-Pad", "a" * 60)]))
+            upstream.wait(lambda: upstream.seen(path))
+            c.send(b"body")
+            assert served(c.response())["body"] == "body"
+            served(c.get("/" + unique(), key))
+
+
+@pytest.mark.parametrize("how", ["fin", "reset"])
+def test_C3_a_client_that_leaves_in_a_dripped_head_is_on_record_once_and_holds_nothing(patient, how):
+    before, path = patient.descriptors, "/" + unique()
+    aborts = patient.metric("latchkey_client_aborts_total")
+    for _ in range(3):
+        c = patient.client()
+        drip(c, request_bytes("GET", path, "k", [("X-Pad", "a" * 200)]), count=100)
+        c.close() if how == "fin" else reset(c.sock)
+    wait_until(lambda: patient.metric("latchkey_client_aborts_total") == aborts + 3, 10, "the end of the three")
+    wait_until(lambda: patient.descriptors <= before, 10, "their descriptors")
+
+
+def test_C3_a_stop_does_not_wait_for_a_head_that_drips(upstream):
+    for g in run(Gateway(upstream, {"drain": "1s", "client": {"head": "1h"}}, workers=1)):
+        c = g.client()
+        drip(c, request_bytes("GET", "/x", "k", [("X-Pad", "a" * 200)]), count=100)
+    c.close()
+
+
+def test_U9_a_response_head_that_drips_is_served_or_ends_at_its_deadline(faulty, at, upstream, its_key):
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Pad: " + b"a" * 60
+    path = upstream.on("/" + unique(), lambda x: (x.drip(head + b"\r\n\r\n"), x.send(b"ok")))
+    assert at.get(path, its_key).body == b"ok"
+
+    def endless(x):
+        with contextlib.suppress(OSError):
+            x.drip(head + b"a" * 20_000, 0.002)
+        x.keep = False
+    path = upstream.on("/" + unique(), endless)
+    problem(at.get(path, its_key), 504, "upstream_timeout")
+    alive_after(at, its_key)
 
 
 def test_C3_silence_before_the_first_byte_is_closed_without_an_answer(faulty):

@@ -6,8 +6,8 @@ import zlib
 
 import pytest
 
-from conftest import fixture_of
-from harness import Gateway, problem, request_bytes, served, unique, wait_until
+from conftest import fixture_of, run
+from harness import Gateway, describe, problem, request_bytes, served, unique, wait_until
 
 KNOWN_BODY = "qkJaB6MffYVzZXWqmcoF49yrUxP3wf"
 bearer = fixture_of({"keys": {"bearer": True, "realm": "house", "prefix": "acme"}})
@@ -243,3 +243,87 @@ def test_a_second_gateway_on_the_same_data_directory_is_refused(gateway, upstrea
     assert str(gateway.data) in Gateway(upstream, data=gateway.data).refuse_to_start()
     assert status(client, key) == 200
     assert gateway.create_key()["key"], "the admin socket still belongs to the first"
+
+
+# --- CORS preflights
+
+PREFLIGHT = [("Origin", "https://app.example"), ("Access-Control-Request-Method", "PUT"), ("Access-Control-Request-Headers", "x-api-key")]
+ALLOWED = [("Access-Control-Allow-Origin", "https://app.example"), ("Access-Control-Allow-Methods", "PUT"),
+           ("Access-Control-Allow-Headers", "x-api-key")]
+
+
+@pytest.fixture(scope="module")
+def cors(upstream):
+    apis = [{"name": f"{what}s", "path_prefixes": ["/" + what], "upstreams": [upstream.url], "preflight": what, "deadlines": {"idle": "1s"}}
+            for what in ("forward", "refuse")]
+    yield from run(Gateway(settings={"api": apis, "usage": {"flush_interval": "50ms"}}, workers=1))
+
+
+@pytest.fixture(scope="module")
+def cors_key(cors):
+    return cors.create_key("page")["key"]
+
+
+def test_a_preflight_goes_on_without_a_key_and_is_on_record_without_an_application(cors, cors_key, upstream):
+    path, rid = "/forward/" + unique(), unique()
+    upstream.on(path, lambda x: x.answer(204, ALLOWED, framing="none"))
+    dropped = [("Cookie", "session=1"), ("X-HTTP-Method-Override", "DELETE"), ("X-Other", "1"), ("X-Consumer-Id", "me")]
+    with cors.client() as c:
+        c.request("OPTIONS", path, None, PREFLIGHT + dropped + [("X-Request-Id", rid)])
+        r = c.response()
+        assert r.status == 204 and all(r.fields.get(n) == v for n, v in ALLOWED), r
+        upstream.on(path, describe)
+        problem(c.get(path), 401, "key_missing")
+        c.request("PUT", path, cors_key, body=b"x")
+        served(c.response())
+    seen = upstream.seen(path)
+    assert [s.method for s in seen] == ["OPTIONS", "PUT"], "the call itself needs its key"
+    assert all(seen[0].fields.get(n) == v for n, v in PREFLIGHT)
+    assert not [n for n, _ in dropped if n in seen[0].fields]
+    row = cors.record(rid)
+    assert [row[n] for n in ("api", "method", "status", "outcome", "application", "application_id", "key_id")] == [
+        "forwards", "OPTIONS", "204", "served", "", "", ""]
+
+
+def test_a_preflight_with_a_key_is_a_request_with_a_key(cors, cors_key, upstream):
+    path, rid = "/forward/" + unique(), unique()
+    with cors.client() as c:
+        c.request("OPTIONS", path, cors_key, PREFLIGHT + [("X-Request-Id", rid), ("X-Other", "1")])
+        served(c.response())
+        c.request("OPTIONS", path, "lk_" + KNOWN_BODY + "0LsakP", PREFLIGHT)
+        problem(c.response(), 401, "key_invalid")
+    assert upstream.only(path).fields.get("x-other") == "1"
+    assert cors.record(rid)["application"] == "page"
+
+
+@pytest.mark.parametrize("what, method, path, fields, body", [
+    ("an api that refuses", "OPTIONS", "/refuse/", PREFLIGHT, None),
+    ("no Origin", "OPTIONS", "/forward/", PREFLIGHT[1:], None),
+    ("no method asked for", "OPTIONS", "/forward/", PREFLIGHT[:1], None),
+    ("an empty method", "OPTIONS", "/forward/", PREFLIGHT[:1] + [("Access-Control-Request-Method", "")], None),
+    ("two methods", "OPTIONS", "/forward/", PREFLIGHT + PREFLIGHT[1:2], None),
+    ("a list of methods", "OPTIONS", "/forward/", PREFLIGHT[:1] + [("Access-Control-Request-Method", "GET, PUT")], None),
+    ("two origins", "OPTIONS", "/forward/", PREFLIGHT + PREFLIGHT[:1], None),
+    ("an alias", "OPTIONS", "/forward/", PREFLIGHT[:1] + [("Access_Control_Request_Method", "PUT")], None),
+    ("a body", "OPTIONS", "/forward/", PREFLIGHT, b"x"),
+    ("chunks", "OPTIONS", "/forward/", PREFLIGHT + [("Transfer-Encoding", "chunked")], b"0\r\n\r\n"),
+    ("an empty key", "OPTIONS", "/forward/", PREFLIGHT + [("X-API-KEY", "")], None),
+    ("credentials", "OPTIONS", "/forward/", PREFLIGHT + [("Authorization", "Basic eDp5")], None),
+    ("its Origin nominated", "OPTIONS", "/forward/", PREFLIGHT + [("Connection", "Origin")], None),
+    ("lower case", "options", "/forward/", PREFLIGHT, None),
+    *[(m, m, "/forward/", PREFLIGHT, None) for m in ("GET", "HEAD", "PUT", "POST", "DELETE", "PATCH")],
+], ids=lambda v: v if isinstance(v, str) and not v.startswith("/") else "")
+def test_nothing_but_exactly_a_preflight_goes_on_without_a_key(cors, upstream, what, method, path, fields, body):
+    path += unique()
+    with cors.client() as c:
+        c.request(method, path, None, fields, body=body)
+        r = c.response(method)
+        assert r.status == 401, r
+    assert not upstream.seen(path)
+
+
+def test_the_whole_server_is_no_preflights_business(upstream):
+    for g in run(Gateway(settings={"api": [{"name": "all", "upstreams": [upstream.url], "preflight": "forward"}]}, workers=1)):
+        with g.client() as c:
+            c.request("OPTIONS", "*", None, PREFLIGHT)
+            problem(c.response(), 401, "key_missing")

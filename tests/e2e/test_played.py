@@ -187,3 +187,23 @@ def test_U12_a_name_that_moves_is_followed_and_one_that_fails_keeps_its_last_add
         if g.alive:
             g.kill()
         other.stop()
+
+
+def test_U12_a_name_of_many_apis_is_looked_up_once_for_all_their_ports(up, library):
+    other = Upstream(default=lambda x: x.answer(200, [("X-From", "other")], b"ok"))
+    apis = [{"name": f"api{n}", "path_prefixes": [f"/api{n}"], "require_key": False,
+             "upstreams": [f"http://played.test:{up.port if n % 2 else other.port}"]} for n in range(20)]
+    g = Played(None, library, {"resolve": "1s", "api": apis})
+    g.start()
+    try:
+        assert g.log().count("cannot be resolved") == 1
+        g.play(name=1)
+        with g.client() as c:
+            wait_until(lambda: c.get("/api0/x").status == 200, 10, "its address", 0.1)
+            said = [r.fields.get("x-from", "first") for r in (c.get(f"/api{n}/x") for n in range(20))]
+        assert said == ["other", "first"] * 10
+        assert g.stop() == 0
+    finally:
+        if g.alive:
+            g.kill()
+        other.stop()

@@ -82,6 +82,17 @@ def test_request_trailers_pass(client, upstream, key):
     assert "X-Sum" not in arrived.fields, "a trailer is not merged into the head"
 
 
+@pytest.mark.parametrize("lines, status", [(8, 200), (9, 400)])
+def test_empty_lines_before_a_request_are_counted_however_they_come(client, upstream, key, lines, status):
+    for _ in range(2 if status == 200 else 1):  # for each request anew
+        for byte in b"\r\n" * lines:
+            client.send(bytes([byte]))
+        if status == 200:
+            served(client.get("/" + unique(), key))
+        else:
+            problem(client.response(), 400, "malformed_request")
+
+
 def test_a_body_that_comes_byte_by_byte_arrives_whole(client, upstream, key):
     path = "/" + unique()
     for byte in request_bytes("POST", path, key, body=b"dripping"):

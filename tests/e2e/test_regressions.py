@@ -629,6 +629,33 @@ def test_a_refused_upload_that_drips_on_does_not_hold_up_the_stop(up):
             dripping.join()
 
 
+REFUSED_UPLOAD = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\nx"
+
+
+@pytest.mark.parametrize("linger", [0, ms(600)])
+def test_a_client_that_drips_a_refused_upload_is_read_for_no_longer_than_linger(up, linger):
+    settings = {"client": {"linger": linger, "linger_silence": "1h"}}
+    with serving(up.url, settings=settings, require_key=True) as g, g.client() as c:
+        c.send(REFUSED_UPLOAD)
+        problem(c.response(), 401)
+
+        def cut_off():
+            try:
+                c.send(b"x")
+            except OSError:
+                return True
+            return False
+        wait_until(cut_off, 15, "the end of its patience", 0.1)
+
+
+def test_a_client_that_is_silent_in_a_refused_upload_is_waited_for_no_longer_than_linger_silence(up):
+    settings = {"client": {"linger": "1h", "linger_silence": ms(500)}}
+    with serving(up.url, settings=settings, require_key=True) as g, g.client() as c:
+        c.send(REFUSED_UPLOAD)
+        problem(c.response(), 401)
+        wait_until(lambda: g.metric("latchkey_connections_open") == 0, 15, "its end")
+
+
 def test_the_record_of_a_head_that_came_too_late_counts_its_bytes(up):
     with serving(up.url, settings={"client": {"head": ms(300)}}) as g, g.client() as c:
         start = b"GET / HTTP/1.1\r\nHost: h\r\nX-A: 1"

@@ -1,4 +1,5 @@
-"""Several upstreams of one api: one of three down, all down, one slow, and what comes back. And one that speaks TLS."""
+"""Several upstreams of one api: one of three down, all down, one slow, and what comes back. One upstream of several apis. And one
+that speaks TLS."""
 import collections
 import shutil
 import ssl
@@ -8,7 +9,7 @@ import threading
 import pytest
 
 from conftest import run
-from harness import SLOW, Gateway, Upstream, bound, problem, unique, wait_until
+from harness import SLOW, Gateway, Upstream, bound, problem, refused_port, served, unique, wait_until
 
 
 def ms(n):
@@ -91,6 +92,90 @@ def test_U7_one_slow_of_three_costs_its_own_requests_only(front, three):
     three[1].default = named("1")
     with front.client() as c:
         wait_until(lambda: who(c) == "1", 10, "its return")
+
+
+def apis_on(url, count, **more):
+    return [{"name": f"api{n}", "path_prefixes": [f"/api{n}"], "strip_prefix": True, "require_key": False, "upstreams": [f"{url}/base{n}"],
+             **more} for n in range(count)]
+
+
+class Gate:
+    """An upstream's script that answers nobody until `count` requests wait."""
+
+    def __init__(self, count):
+        self.all_there = threading.Barrier(count)
+
+    def __call__(self, x):
+        self.all_there.wait(bound(10))
+        x.answer(200, [], x.request.path.encode())
+
+
+def test_200_apis_with_one_upstream_take_no_more_connections_to_it_than_one(up):
+    at_once, apis = 8, 200
+    up.default = Gate(at_once)
+    for g in run(Gateway(settings={"api": apis_on(up.url, apis)}, workers=1)):
+        clients = [g.client() for _ in range(at_once)]
+        for first in range(0, apis, at_once):
+            for n, c in enumerate(clients, first):
+                c.request("GET", f"/api{n}/x")
+            for n, c in enumerate(clients, first):
+                r = c.response()
+                assert (r.status, r.body) == (200, f"/base{n}/x".encode()), "each api has its own base path"
+        assert len(up.connections) == at_once, "connections go from api to api"
+        assert g.metric("latchkey_upstream_connections") <= at_once
+        for c in clients:
+            c.close()
+
+
+def test_a_limit_of_connections_holds_for_the_apis_that_share_it_and_for_no_other(up):
+    go = threading.Event()
+    up.on("/base0/slow", lambda x: (go.wait(bound(10)), x.answer(200, [], b"slow")))
+    apis = apis_on(up.url, 3, connections_per_target=1)
+    del apis[2]["connections_per_target"]
+    for g in run(Gateway(settings={"api": apis}, workers=1)):
+        with g.client() as slow, g.client() as c:
+            slow.request("GET", "/api0/slow")
+            up.only("/base0/slow")
+            problem(c.get("/api0/x"), 503, "overloaded")
+            problem(c.get("/api1/x"), 503, "overloaded")
+            served(c.get("/api2/x"))
+            go.set()
+            assert slow.response().body == b"slow"
+            served(c.get("/api1/x"))
+            assert len(up.connections) == 2, "one for the two, one for the third"
+
+
+def test_apis_that_share_connections_keep_deadlines_and_limits_of_their_own(up):
+    go = threading.Event()
+    for n in (0, 1):
+        up.on(f"/base{n}/late", lambda x: (go.wait(bound(10)), x.answer(200, [], b"late")))
+    apis = apis_on(up.url, 2, deadlines={"idle": "10s"})
+    apis[0] |= {"deadlines": {"idle": "10s", "response_head": ms(300)}, "body_bytes": 10}
+    for g in run(Gateway(settings={"api": apis}, workers=1)):
+        with g.client() as short, g.client() as long:
+            served(short.get("/api0/x"))
+            served(long.get("/api1/x"))
+            assert len(up.connections) == 1
+            long.request("GET", "/api1/late")
+            up.only("/base1/late")
+            short.request("GET", "/api0/late")
+            problem(short.response(), 504, "upstream_timeout")
+            go.set()
+            assert long.response().body == b"late"
+            for api, status in ((0, 413), (1, 200)):
+                with g.client() as c:
+                    c.request("POST", f"/api{api}/x", body=b"x" * 11)
+                    assert c.response().status == status
+
+
+def test_U1_an_upstream_of_many_apis_that_is_down_is_one_that_is_down():
+    held, port = refused_port()
+    for g in run(Gateway(settings={"api": apis_on(f"http://127.0.0.1:{port}", 20)}, workers=1)):
+        with g.client() as c:
+            for n in range(20):
+                problem(c.get(f"/api{n}/x"), 502, "upstream_unreachable")
+        assert g.log().count("cannot be reached") == 1, "said once, not by each api"
+    held.close()
 
 
 @pytest.fixture

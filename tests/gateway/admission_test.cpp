@@ -139,3 +139,32 @@ TEST_CASE("an identity keeps a copy, and cuts what is longer than its room") {
     who.clear();
     CHECK_FALSE(who.known());
 }
+
+TEST_CASE("only exactly a preflight passes for one") {
+    std::string const origin = "Origin: https://app.example\r\n";
+    std::string const method = "Access-Control-Request-Method: PUT\r\n";
+    auto const passes = [](std::string const& line, std::string const& fields) {
+        message m(line + " HTTP/1.1\r\nHost: h\r\n" + fields + "\r\n");
+        request_frame frame;
+        REQUIRE(m.request() == parsed::whole);
+        return check_request(*m, frame) == refusal::none && is_preflight(*m, frame);
+    };
+    CHECK(passes("OPTIONS /x", origin + method));
+    CHECK(passes("OPTIONS /x",
+                 "origin: null\r\naccess-control-request-method: X-MINE\r\nAccess-Control-Request-Headers: x-api-key\r\n"));
+    CHECK(passes("OPTIONS /x", origin + method + "Content-Length: 0\r\nCookie: a=b\r\nConnection: close\r\n"));
+    for (char const* const line : {"GET /x", "POST /x", "HEAD /x", "options /x", "DELETE /x", "PUT /x"}) {
+        CAPTURE(line);
+        CHECK_FALSE(passes(line, origin + method));
+    }
+    for (std::string const& fields : std::vector<std::string>{
+             "", origin, method, origin + "Access_Control_Request_Method: PUT\r\n", origin + method + method,
+             origin + origin + method, "Origin:\r\n" + method, origin + "Access-Control-Request-Method:\r\n",
+             origin + "Access-Control-Request-Method: PUT, GET\r\n", origin + method + "Content-Length: 1\r\n",
+             origin + method + "Transfer-Encoding: chunked\r\n", origin + method + "X-API-KEY: k\r\n",
+             origin + method + "X-API-KEY:\r\n", origin + method + "Authorization: Bearer k\r\n",
+             origin + method + "Connection: Origin\r\n", origin + method + "Connection: access-control-request-method\r\n"}) {
+        CAPTURE(shown(fields));
+        CHECK_FALSE(passes("OPTIONS /x", fields));
+    }
+}

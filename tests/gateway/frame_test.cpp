@@ -169,10 +169,36 @@ TEST_CASE("Connection decides on keep-alive and nominates fields") {
     }
     message m(get("Connection: a, X-Foo\r\nconnection:\tbar\r\n"));
     REQUIRE(m.request() == parsed::whole);
-    CHECK(nominated(*m, "x-foo"));
-    CHECK(nominated(*m, "BAR"));
-    CHECK_FALSE(nominated(*m, "x-fo"));
-    CHECK_FALSE(nominated(*m, "connection"));
+    nominations const named(*m);
+    CHECK(named.has("x-foo"));
+    CHECK(named.has("BAR"));
+    CHECK_FALSE(named.has("x-fo"));
+    CHECK_FALSE(named.has("connection"));
+    CHECK_FALSE(nominations().has("x-foo"));
+}
+
+TEST_CASE("every Connection option of a head with as many as are taken is found, and no other name of its length") {
+    std::string fields;
+    for (int i = 0; i < 16; ++i) {
+        if (i % 4 == 0) fields += i == 0 ? "Connection: " : "\r\nConnection: ";
+        fields += (i % 4 == 0 ? "" : ", ") + std::string(static_cast<std::size_t>(i) * 4 + 1, static_cast<char>('A' + i));
+    }
+    message m(get(fields + "\r\n"));
+    REQUIRE(m.request() == parsed::whole);
+    request_frame f;
+    REQUIRE(check_request(*m, f) == refusal::none);
+    nominations const named(*m);
+    for (int i = 0; i < 16; ++i) {
+        auto const size = static_cast<std::size_t>(i) * 4 + 1;
+        CHECK(named.has(std::string(size, static_cast<char>('a' + i))));
+        CHECK_FALSE(named.has(std::string(size, 'z')));
+        CHECK_FALSE(named.has(std::string(size + 64, static_cast<char>('a' + i))));
+    }
+    // Two names of one FNV-1a hash (found by search): only one is nominated.
+    message twins(get("Connection: bgjpjidz\r\n"));
+    REQUIRE(twins.request() == parsed::whole);
+    CHECK(nominations(*twins).has("bgjpjidz"));
+    CHECK_FALSE(nominations(*twins).has("yprixkjc"));
 }
 
 TEST_CASE("methods that open tunnels or echo requests are not passed on") {

@@ -144,6 +144,22 @@ TEST_CASE("the credential is removed wherever it stood, unless the api asks for 
     CHECK(has(r.of(get("X-API-KEY: secret\r\n")), "X-API-KEY: secret"));
 }
 
+TEST_CASE("of a preflight's own fields only a browser's go on, and no identity") {
+    rewriting r;
+    r.c.key = nullptr;
+    r.c.preflight = true;
+    auto const lines = r.of(
+        "OPTIONS /x HTTP/1.1\r\nHost: h\r\nOrigin: https://app.example\r\nAccess-Control-Request-Method: PUT\r\n"
+        "Access-Control-Request-Headers: x-api-key\r\nUser-Agent: u\r\nCookie: session=1\r\nX-HTTP-Method-Override: DELETE\r\n"
+        "Access_Control_Request_Method: PUT\r\nX-Other: 1\r\nProxy-Authenticate: x\r\nX-Consumer-Groups: g\r\n\r\n");
+    for (char const* const line : {"Origin: https://app.example", "Access-Control-Request-Method: PUT",
+                                   "Access-Control-Request-Headers: x-api-key", "User-Agent: u", "X-Request-Id: made-id"})
+        CHECK(has(lines, line));
+    CHECK(lines.size() == 11);  // with traceparent, four of X-Forwarded-, Forwarded
+    r.c.preflight = false;
+    CHECK(has(r.of("OPTIONS /x HTTP/1.1\r\nHost: h\r\nCookie: session=1\r\n\r\n"), "Cookie: session=1"));
+}
+
 TEST_CASE("framing is written anew") {
     rewriting r;
     CHECK(has(r.of(post("Content-Length: 007\r\n")), "Content-Length: 7"));

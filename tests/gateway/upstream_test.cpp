@@ -15,6 +15,13 @@ namespace {
 
 constexpr std::int64_t second = 1'000'000'000;
 
+conf::target on(std::uint16_t port, std::string base_path = {}) {
+    conf::target t;
+    t.at.port = port;
+    t.base_path = std::move(base_path);
+    return t;
+}
+
 conf::api with_targets(std::vector<conf::target> targets) {
     conf::api a;
     a.upstreams = std::move(targets);
@@ -23,13 +30,15 @@ conf::api with_targets(std::vector<conf::target> targets) {
 
 tcp_endpoint at(std::uint16_t port) { return {asio::ip::address_v4::loopback(), port}; }
 
-detached connect(target& t, std::int64_t now, std::optional<target::connected>& out) { out = co_await t.connect(now); }
+detached connect(upstream_pool& p, std::int64_t now, std::optional<upstream_pool::connected>& out) {
+    out = co_await p.connect(now);
+}
 
 struct fixture {
     listener behind;
     loop l;
     conf::api api;
-    target t;
+    upstream_pool t;
 
     explicit fixture(std::function<void(conf::api&)> const& adjust = {})
         : api([&] {
@@ -37,15 +46,15 @@ struct fixture {
               if (adjust) adjust(a);
               return a;
           }()),
-          t(l.poller, api, api.upstreams[0]) {
+          t(l.poller, server_of(api, api.upstreams[0])) {
         t.set_addresses({at(behind.port())});
     }
     ~fixture() {
         t.close_all();
         CHECK(l.until([&] { return t.count() == 0; }));
     }
-    target::connected made() {
-        std::optional<target::connected> out;
+    upstream_pool::connected made() {
+        std::optional<upstream_pool::connected> out;
         (void)connect(t, steady_ns(), out);
         REQUIRE(l.until([&] { return out.has_value(); }));
         return *out;
@@ -56,11 +65,11 @@ std::uint16_t closed_port() { return listener().port(); }
 
 }  // namespace
 
-TEST_CASE("a target's authority is what a Host field needs") {
+TEST_CASE("a server's authority is what a Host field needs") {
     loop l;
     auto const authority = [&](std::string const& host, std::uint16_t port) {
         auto const a = with_targets({{{host, port}, ""}});
-        return std::string(target(l.poller, a, a.upstreams[0]).authority());
+        return std::string(upstream_pool(l.poller, server_of(a, a.upstreams[0])).authority());
     };
     CHECK(authority("h.example", 80) == "h.example");
     CHECK(authority("h.example", 8080) == "h.example:8080");
@@ -183,7 +192,7 @@ TEST_CASE("whether the other side has bytes of a request is known") {
     f.t.discard(c.connection);
 }
 
-TEST_CASE("a target that fails is passed over for 1 s, doubling up to 30 s, until it succeeds") {
+TEST_CASE("a server that fails is passed over for 1 s, doubling up to 30 s, until it succeeds") {
     fixture f;
     std::int64_t now = 100 * second;
     for (int const seconds : {1, 2, 4, 8, 16, 30, 30}) {
@@ -201,24 +210,91 @@ TEST_CASE("a target that fails is passed over for 1 s, doubling up to 30 s, unti
 
 TEST_CASE("targets take turns, those that are down are passed over, and where all are, the one down longest is asked") {
     loop l;
-    auto const a = with_targets({{{"127.0.0.1", 1}, ""}, {{"127.0.0.1", 2}, ""}, {{"127.0.0.1", 3}, ""}});
-    target_group g(l.poller, a);
-    auto* const one = g.targets()[0].get();
-    auto* const two = g.targets()[1].get();
-    auto* const three = g.targets()[2].get();
+    upstreams all(l.poller, {with_targets({on(1), on(2), on(3)})});
+    target_group& g = all.group(0);
+    auto const* const one = &g.targets()[0];
+    auto const* const two = &g.targets()[1];
+    auto const* const three = &g.targets()[2];
     CHECK(g.choose(0, 0) == one);
     CHECK(g.choose(0, 0) == two);
     CHECK(g.choose(0, 0) == three);
     CHECK(g.choose(0, 0) == one);
-    two->failed(0, asio::error::connection_refused);
+    two->pool->failed(0, asio::error::connection_refused);
     CHECK(g.choose(0, 0) == three);
-    CHECK(g.choose(0, g.bit_of(*one)) == three);
-    CHECK(g.choose(0, g.bit_of(*one) | g.bit_of(*three)) == two);  // better than none
+    CHECK(g.choose(0, g.bits_of(*one)) == three);
+    CHECK(g.choose(0, g.bits_of(*one) | g.bits_of(*three)) == two);  // better than none
     CHECK(g.choose(0, 7) == nullptr);
-    one->failed(second / 2, asio::error::connection_refused);
-    three->failed(second / 4, asio::error::connection_refused);
+    one->pool->failed(second / 2, asio::error::connection_refused);
+    three->pool->failed(second / 4, asio::error::connection_refused);
     CHECK(g.choose(second / 2, 0) == two);
-    CHECK(g.choose(second / 2, g.bit_of(*two)) == three);
-    CHECK(g.bit_of(*three) == 4);
+    CHECK(g.choose(second / 2, g.bits_of(*two)) == three);
+    CHECK(g.bits_of(*three) == 4);
     CHECK(g.choose(second, 0) == two);  // its time is over
+}
+
+TEST_CASE("a server that stands twice in an api is tried once") {
+    loop l;
+    std::vector<conf::target> list(70, on(1));
+    list[1].at.port = list[69].at.port = 2;
+    upstreams all(l.poller, {with_targets(list)});
+    target_group& g = all.group(0);
+    CHECK(g.bits_of(g.targets()[1]) == 2);
+    CHECK(g.bits_of(g.targets()[0]) == ~std::uint64_t{2});
+    CHECK(g.bits_of(g.targets()[69]) == 0);  // beyond the 64th: no second round
+    CHECK(all.pools() == 2);
+}
+
+TEST_CASE("apis that name one server and agree in its limits share it, and those that do not have it for themselves") {
+    loop l;
+    auto const one = with_targets({on(1, "/one")});
+    auto two = with_targets({on(1, "/two"), on(2)});
+    two.deadlines.response_head = std::chrono::seconds(1);  // these are the exchange's, not the connection's
+    two.deadlines.body_stall = std::chrono::seconds(1);
+    two.body_bytes = 1;
+    auto const different = [&one](auto const& adjust) {
+        auto a = one;
+        adjust(a);
+        return a;
+    };
+    std::vector<conf::api> const apis{one,
+                                      two,
+                                      different([](auto& a) { a.connections_per_target = 1; }),
+                                      different([](auto& a) { a.idle_per_target = 1; }),
+                                      different([](auto& a) { a.deadlines.connect = std::chrono::seconds(1); }),
+                                      different([](auto& a) { a.deadlines.idle = std::chrono::seconds(1); }),
+                                      different([](auto& a) { a.upstreams[0].at.host = "127.0.0.2"; })};
+    upstreams all(l.poller, apis);
+    auto const of = [&](std::size_t api) { return all.group(api).targets()[0].pool; };
+    CHECK(of(0) == of(1));
+    CHECK(all.group(1).targets()[0].base_path == "/two");
+    CHECK(all.pools() == 7);  // one each, and port 2
+
+    all.set_addresses("127.0.0.1", 1, {at(1)});
+    for (std::size_t api = 0; api < 6; ++api) CHECK(of(api)->resolved());
+    CHECK_FALSE(of(6)->resolved());
+    CHECK_FALSE(all.group(1).targets()[1].pool->resolved());
+
+    of(0)->failed(0, asio::error::connection_refused);
+    CHECK(all.group(1).choose(0, 0) == &all.group(1).targets()[1]);  // so another api passes it over too
+    CHECK(of(2)->usable(0));
+}
+
+TEST_CASE("a connection that one api gives back serves the next request of another") {
+    loop l;
+    listener const behind;
+    auto const a = with_targets({on(behind.port(), "/a")});
+    auto const b = with_targets({on(behind.port(), "/b")});
+    upstreams all(l.poller, {a, b});
+    all.set_addresses("127.0.0.1", behind.port(), {at(behind.port())});
+    std::optional<upstream_pool::connected> made;
+    (void)connect(*all.group(0).choose(0, 0)->pool, steady_ns(), made);
+    REQUIRE(l.until([&] { return made.has_value(); }));
+    REQUIRE(made->connection);
+    made->connection->pool().give_back(made->connection, steady_ns());
+    CHECK(all.count() == 1);
+    auto* const taken = all.group(1).choose(0, 0)->pool->take_idle();
+    CHECK(taken == made->connection);
+    if (taken) taken->pool().give_back(taken, steady_ns());
+    all.close_all();
+    CHECK(l.until([&] { return all.count() == 0; }));
 }
