@@ -116,6 +116,38 @@ def test_T2_a_first_message_that_claims_to_be_huge_is_refused_before_it_comes(se
         assert c.end() == "fin" and c.leftover == b"\x15\x03\x01\x00\x02\x02\x32"
 
 
+@plain
+def test_T2_clients_that_stop_before_the_end_of_a_huge_hello_take_no_more_than_the_start_said(up, certificates):
+    """The line about memory says what a connection may take; a hello of nearly 16 KiB is the most that one can leave us with."""
+    waits = {"tls_handshake": "1h"}
+    g = Gateway(up, tls_settings(*certificates, client=waits, usage={"ring_bytes": "1MiB"}), workers=1).start()
+    try:
+        told = wait_until(lambda: re.search(r"connections \d+ x (\d+) KiB", g.log()), 5, "the line about memory")
+        with contextlib.ExitStack() as stack:
+            with g.tls_client() as c:
+                alive_after(c, g.create_key()["key"])
+            before = g.rss
+            for _ in range(300):
+                c = stack.enter_context(RawClient(g.tls_address))
+                c.send(huge_hello()[:-1])
+            with g.tls_client() as c:  # the last one's bytes were read before
+                problem(c.get("/"), 401)
+            each = (g.rss - before) / 300 / 1024
+            assert 20 < each < int(told[1]), f"{each:.1f} KiB of {told[1]}"
+        assert g.stop() == 0
+    finally:
+        if g.alive:
+            g.kill()
+
+
+def huge_hello():
+    """A ClientHello of 16 KiB in two records, most of it padding (RFC 7685)."""
+    extension = b"\x00\x15" + (16_200).to_bytes(2, "big") + b"\0" * 16_200
+    body = b"\x03\x03" + b"r" * 32 + b"\x00" + b"\x00\x02\x13\x01" + b"\x01\x00" + len(extension).to_bytes(2, "big") + extension
+    hello = b"\x01" + len(body).to_bytes(3, "big") + body
+    return b"".join(b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part for part in (hello[:8000], hello[8000:]))
+
+
 def test_T2_a_handshake_that_stalls_ends_at_its_deadline_and_is_counted(secure):
     before, records, descriptors = failed(secure), len(secure.export()), secure.descriptors
     with contextlib.ExitStack() as stack:
