@@ -397,6 +397,7 @@ void session::finish(exchange& x) noexcept {
     broken_ = broken_ || x.hard_close;
     if (x.hard_close) {
         std::uint64_t const ours = client_.tls() ? client_.tls()->sent() - x.wire_began : x.response_bytes;
+        client_.tell_break();
         if (x.ends_by_close || client_.unsent() <= ours) client_.reset();
     }
     if (x.in_flight) w_.count().in_flight.subtract();
@@ -544,6 +545,7 @@ void session::end_if_idle() noexcept {
 }
 
 void session::end_now() noexcept {
+    client_.tell_break();
     client_.close();
     if (current_ && current_->up) current_->up->io.close();
 }

@@ -100,6 +100,10 @@ stream::handshake_awaiter stream::handshake(tls_context const& c) noexcept {
 
 void stream::drop_tls() noexcept { tls_.reset(); }
 
+void stream::tell_break() noexcept {
+    if (tls_) tls_->tell_break();
+}
+
 error_code stream::close_notify() noexcept { return tls_ ? tls_->close_notify() : error_code{}; }
 
 // Runs when the client's bytes have come: before, a connection holds nothing of TLS.

@@ -68,6 +68,7 @@ class stream {
     void drop_tls() noexcept;  // go on in clear: for the answer to plain_bytes
     // Tells the peer that nothing follows; nothing without TLS. would_block: once more, when writable.
     error_code close_notify() noexcept;
+    void tell_break() noexcept;  // the opposite: what the peer has is not the whole
 
     // --- one read at a time. n == 0 without error: end of stream.
 

@@ -74,13 +74,14 @@ int no_passphrase(char*, int, int, void*) { return -1; }
 
 int choose_protocol(SSL*, unsigned char const** out, unsigned char* out_size, unsigned char const* in, unsigned in_size,
                     void*) noexcept {
-    constexpr std::string_view ours = "http/1.1";
-    for (unsigned at = 0; at < in_size; at += in[at] + 1U) {
-        if (in[at] != ours.size() || at + 1 + ours.size() > in_size) continue;
-        if (std::memcmp(in + at + 1, ours.data(), ours.size()) != 0) continue;
-        *out = in + at + 1;
-        *out_size = in[at];
-        return SSL_TLSEXT_ERR_OK;
+    for (std::string_view const ours : {"http/1.1", "http/1.0"}) {  // curl --http1.0 offers only the latter
+        for (unsigned at = 0; at < in_size; at += in[at] + 1U) {
+            if (in[at] != ours.size() || at + 1 + ours.size() > in_size) continue;
+            if (std::memcmp(in + at + 1, ours.data(), ours.size()) != 0) continue;
+            *out = in + at + 1;
+            *out_size = in[at];
+            return SSL_TLSEXT_ERR_OK;
+        }
     }
     return SSL_TLSEXT_ERR_ALERT_FATAL;  // no_application_protocol (RFC 7301 section 3.2)
 }

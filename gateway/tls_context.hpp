@@ -4,7 +4,8 @@
 // gave is good on every other.
 //
 // TLS 1.2 and 1.3; in 1.2 only what has forward secrecy and an AEAD (the "intermediate" set of Mozilla's server-side TLS, less
-// finite-field DH). No renegotiation, no compression, no early data, no client certificates. ALPN: "http/1.1" (RFC 7301).
+// finite-field DH). No renegotiation, no compression, no early data, no client certificates. ALPN: "http/1.1", else "http/1.0"
+// (RFC 7301).
 
 #include <memory>
 #include <vector>

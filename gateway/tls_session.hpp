@@ -54,6 +54,10 @@ class tls_session {
     // nothing where a record has left in part: that can only be a break.
     error_code close_notify() noexcept;
 
+    // Tells the client, by a fatal alert, that what it has is not the whole; as far as that can be said at once. A reset alone
+    // would do for most, but Python's ssl makes a quiet end of it. Nothing can be read or written afterwards.
+    void tell_break() noexcept;
+
     std::uint64_t received() const noexcept { return received_; }  // bytes from the socket
     std::uint64_t sent() const noexcept { return sent_; }          // bytes to it
 
@@ -79,6 +83,7 @@ class tls_session {
     bool ended_ = false;  // the socket's end was read
     bool plain_ = false;
     bool reading_ = false;
+    bool breaking_ = false;  // what is read is a record that cannot be
     bool read_wants_write_ = false;
     bool write_pending_ = false;   // a record has left in part
     bool notify_pending_ = false;  // likewise the word of our end

@@ -316,14 +316,14 @@ def told_fields(told):
 
 
 def certificate(folder, *names, stem="server", days=30, key="ec", words=()):
-    """A throw-away certificate of its own signature for these DNS names (default: localhost) in `folder`, as [[tls.certificate]]
-    wants it. days: from now, less than 0 for one that has expired; key: "ec" (P-256) or "rsa:BITS"; words: more for `openssl req`."""
+    """A throw-away certificate of its own signature for these names or addresses (default: localhost) in `folder`, as
+    [[tls.certificate]] wants it. days: from now, less than 0 for one that has expired; key: "ec" (P-256) or "rsa:BITS"; words: more for `openssl req`."""
     names = names or ("localhost",)
     chain, secret = pathlib.Path(folder) / f"{stem}.pem", pathlib.Path(folder) / f"{stem}.key"
     kind = ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"] if key == "ec" else [key]
     subprocess.run(["openssl", "req", "-x509", "-newkey", *kind, "-noenc", "-keyout", str(secret), "-out", str(chain),
                     "-days", str(max(days, 1)), "-subj", f"/CN={names[0]}",
-                    "-addext", "subjectAltName=" + ",".join(f"DNS:{n}" for n in names), *words],
+                    "-addext", "subjectAltName=" + ",".join(("IP:" if n[0].isdigit() else "DNS:") + n for n in names), *words],
                    check=True, capture_output=True, stdin=subprocess.DEVNULL)
     if days < 1:
         subprocess.run(["openssl", "x509", "-in", str(chain), "-signkey", str(secret), "-days", str(days), "-out", str(chain)],

@@ -351,7 +351,7 @@ def test_U6_a_response_that_breaks_off_looks_broken(secure, its_key, upstream, t
     tls.request("GET", path, its_key, fields, version="HTTP/1.0" if framing == "until_close" else "HTTP/1.1")
     with pytest.raises(Broken) as broken:
         tls.response()
-    assert broken.value.kind in ("reset", "torn"), broken.value  # anything but a close_notify
+    assert broken.value.kind == "reset", broken.value  # an alert: Python's ssl makes a quiet end of a reset and of a missing close_notify
     assert secure.record(rid)["outcome"] == "upstream_aborted"
 
 
@@ -448,7 +448,7 @@ def test_P2_a_drain_lets_running_requests_end_and_closes_the_others(up, certific
     path, rid, fields = tagged()
     seen, go = threading.Event(), threading.Event()
     up.on(path, lambda x: (x.body(), seen.set(), go.wait(bound(20)), x.answer(200, [], b"done")))
-    g = Gateway(up, tls_settings(*certificates)).start()
+    g = Gateway(up, tls_settings(*certificates), workers=1).start()  # so that the ends of some say that it drains
     try:
         key = g.create_key()["key"]
         with g.tls_client() as busy, g.tls_client() as idle, RawClient(g.tls_address) as half, RawClient(g.tls_address) as silent:
@@ -478,7 +478,7 @@ def test_P2_the_hard_stop_cuts_a_tls_response_without_a_word(up, certificates):
             c.request("GET", path, key, fields)
             c.reader.until(b"\r\n\r\nx", time.monotonic() + bound(10))
             g.terminate()
-            assert c.end() in ("reset", "torn")
+            assert c.end() == "reset"
         assert g.wait() == 0
         assert g.record(rid)["outcome"] == "shut_down"
     finally:
@@ -515,7 +515,8 @@ def test_s_client_can_reconnect(secure):
     assert done.stdout.count("Reused, TLSv1.2") == 5, done.stdout[-2000:] + done.stderr[-1000:]
 
 
-@pytest.mark.parametrize("offered, chosen", [(["http/1.1"], "http/1.1"), (["h2", "http/1.1"], "http/1.1"), (None, None)])
+@pytest.mark.parametrize("offered, chosen", [(["http/1.1"], "http/1.1"), (["h2", "http/1.1"], "http/1.1"), (["http/1.0", "http/1.1"], "http/1.1"),
+                                             (["http/1.0"], "http/1.0"), (None, None)])
 def test_alpn_chooses_http_1_1(secure, its_key, offered, chosen):
     with secure.tls_client(alpn=offered) as c:
         assert c.sock.selected_alpn_protocol() == chosen

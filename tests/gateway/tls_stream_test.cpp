@@ -292,6 +292,28 @@ TEST_CASE("our own end is told before the connection ends") {
     CHECK(f.next().text == "late");
 }
 
+TEST_CASE("a break is told by an alert, whatever has come of the client's next record, and nothing is said after it") {
+    for (int const version : {TLS1_2_VERSION, TLS1_3_VERSION}) {
+        for (std::size_t const part : {std::size_t{0}, std::size_t{3}, std::size_t{40}, std::size_t{1000}}) {
+            fixture f(version);
+            f.connect();
+            f.from_server();
+            read_next(f.s, f.pool, f.into, f.got);
+            f.to_server(std::string_view(f.exchange(noise(900))).substr(0, part));
+            CHECK(f.s.write_now("half", 4).n == 4);
+            f.s.tell_break();
+            std::uint64_t const sent = f.s.tls()->sent();
+            f.s.tell_break();
+            CHECK_FALSE(f.s.close_notify());
+            CHECK(f.s.write_now("x", 1).ec);
+            CHECK(f.s.tls()->sent() == sent);
+            f.peer.hear(f.from_server());
+            CHECK(f.peer.take() == "half");
+            CHECK(SSL_get_error(f.peer.ssl, -1) == SSL_ERROR_SSL);
+        }
+    }
+}
+
 TEST_CASE("a damaged record ends the connection with an alert, and what came before it counts") {
     fixture f;
     f.connect();
