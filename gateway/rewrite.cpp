@@ -42,7 +42,10 @@ void write_forwarding(writer& w, head const& h, forward_context const& c) noexce
     bool const v6 = c.client_address.find(':') != std::string_view::npos;
     w << (v6 ? "for=\"[" : "for=") << c.client_address << (v6 ? "]\"" : "");
     if (!c.frame->host.empty()) w << ";host=\"" << c.frame->host << "\"";
-    w << ";proto=" << ours << "\r\n";
+    if (c.tls)
+        w << ";proto=https\r\n";
+    else
+        w << ";proto=http\r\n";
 }
 
 void write_trace(writer& w, head const& h, forward_context const& c) noexcept {

@@ -27,6 +27,10 @@ io_result receive_from(int descriptor, char* data, std::size_t size, int flags) 
     }
 }
 
+io_result receive(tls_session* tls, int descriptor, char* data, std::size_t size) noexcept {
+    return tls ? tls->read(data, size) : receive_from(descriptor, data, size, 0);
+}
+
 bool would_block(error_code const& ec) noexcept { return ec == asio::error::would_block; }
 
 }  // namespace
@@ -125,10 +129,6 @@ status stream::shake_hands(read_op& o) noexcept {
 
 // --- reading
 
-io_result stream::receive(char* data, std::size_t size) noexcept {
-    return tls_ ? tls_->read(data, size) : receive_from(descriptor_, data, size, 0);
-}
-
 stream::read_awaiter stream::read_next(buffer_pool& pool, lease& into) noexcept {
     read_.data = nullptr;
     read_.size = 0;
@@ -159,7 +159,7 @@ stream::read_awaiter stream::read_more(char* data, std::size_t size) noexcept {
     read_.into = nullptr;
     read_.finished = false;
     if (descriptor_ >= 0 && !read_.pending) {
-        auto const [ec, n] = receive(data, size);
+        auto const [ec, n] = receive(tls_.get(), descriptor_, data, size);
         if (!would_block(ec)) {
             read_.ec_ = ec;
             read_.bytes_transferred_ = n;
@@ -172,7 +172,7 @@ stream::read_awaiter stream::read_more(char* data, std::size_t size) noexcept {
 
 io_result stream::read_now(char* data, std::size_t size) noexcept {
     if (descriptor_ < 0) return {asio::error::bad_descriptor, 0};
-    return receive(data, size);
+    return receive(tls_.get(), descriptor_, data, size);
 }
 
 void stream::watch(watcher f, void* context) noexcept {
@@ -205,14 +205,12 @@ void stream::arm_read(bool try_first) noexcept {
 // Runs inside the loop when the descriptor became readable (or at once, where the reactor knows of unread bytes).
 status stream::perform_read(asio::detail::reactor_op* base) {
     auto& o = *static_cast<read_op*>(base);
+    stream& s = o.owner;
     if (o.watch) {
-        auto const [ec, n] = peek(o.owner.descriptor_);
+        auto const [ec, n] = peek(s.descriptor_);
         return would_block(ec) ? status::not_done : status::done;  // not exhausted: what is there is still to be read
     }
-    return o.handshake ? o.owner.shake_hands(o) : o.owner.fill(o);
-}
-
-status stream::fill(read_op& o) noexcept {
+    if (o.handshake) return s.shake_hands(o);
     char* data = o.data;
     std::size_t size = o.size;
     if (!data) {
@@ -224,14 +222,14 @@ status stream::fill(read_op& o) noexcept {
         data = o.into->data();
         size = o.into->size();
     }
-    auto const [ec, n] = receive(data, size);
+    auto const [ec, n] = receive(s.tls_.get(), s.descriptor_, data, size);
     if (would_block(ec)) {
         if (!o.data) o.into->reset();
         return status::not_done;
     }
     o.ec_ = ec;
     o.bytes_transferred_ = n;
-    bool const drained = tls_ ? tls_->drained() : n < size;
+    bool const drained = s.tls_ ? s.tls_->drained() : n < size;
     return drained ? status::done_and_exhausted : status::done;
 }
 

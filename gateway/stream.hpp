@@ -147,9 +147,7 @@ class stream {
     void start_read(std::coroutine_handle<>) noexcept;
     void start_write(std::coroutine_handle<>) noexcept;
     void arm_read(bool try_first) noexcept;
-    asio::detail::reactor_op::status fill(read_op&) noexcept;
     asio::detail::reactor_op::status shake_hands(read_op&) noexcept;
-    io_result receive(char* data, std::size_t size) noexcept;
     io_result write_records(std::span<iovec const> pieces) noexcept;
     void end_by_nudge() noexcept;
     bool look_again() noexcept;
