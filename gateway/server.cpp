@@ -117,6 +117,7 @@ struct server::impl {
     common shared;
     std::vector<std::unique_ptr<worker>> workers;
     std::vector<std::uint16_t> ports;
+    std::vector<std::uint16_t> tls_ports;
     std::atomic<bool> started{false};
     std::atomic<bool> drained{false};
 
@@ -145,17 +146,19 @@ struct server::impl {
     }
 
     void listen() {
-        auto const& s = shared.settings;
-        for (auto const& at : s.listen) {
-            prove_free(at);
-            std::uint16_t port = at.port;
-            for (auto& w : workers) {
-                auto const b = bind_and_listen(at, port);
-                port = b.port;
-                w->listen(b.descriptor, port);
-            }
-            ports.push_back(port);
+        for (auto const& at : shared.settings.listen) listen(at, false, ports);
+        for (auto const& at : shared.settings.tls.listen) listen(at, true, tls_ports);
+    }
+
+    void listen(conf::endpoint const& at, bool tls, std::vector<std::uint16_t>& bound) {
+        prove_free(at);
+        std::uint16_t port = at.port;
+        for (auto& w : workers) {
+            auto const b = bind_and_listen(at, port);
+            port = b.port;
+            w->listen(b.descriptor, port, tls);
         }
+        bound.push_back(port);
     }
 
     // `set(worker, port, addresses)` for each worker and port.
@@ -232,6 +235,8 @@ void server::start() {
 
 std::vector<std::uint16_t> server::ports() const { return impl_->ports; }
 
+std::vector<std::uint16_t> server::tls_ports() const { return impl_->tls_ports; }
+
 result<void> server::publish(std::vector<keystore::shard_update> const& updates) {
     if (!impl_->started || impl_->drained) return {};
     struct confirmation {
@@ -299,6 +304,9 @@ counters server::counters() const {
         out.upstream_failures += c.upstream_failures.get();
         out.upstream_retries += c.upstream_retries.get();
         out.upstream_connections += c.upstream_connections.get();
+        out.tls_handshakes += c.tls_handshakes.get();
+        out.tls_resumed += c.tls_resumed.get();
+        out.tls_handshakes_failed += c.tls_handshakes_failed.get();
         out.client_aborts += c.client_aborts.get();
         out.request_bytes += c.request_bytes.get();
         out.response_bytes += c.response_bytes.get();
@@ -311,11 +319,14 @@ std::string server::memory_bound() const {
     // Measured (tests/e2e/test_memory.py holds the sum against them): a connection with its session, coroutine frames and
     // upstream connection; a key with an application of its own; program, SQLite's caches, log, admin socket.
     constexpr std::size_t mib = 1U << 20U;
-    constexpr std::size_t connection_bytes = 8U << 10U;
+    constexpr std::size_t plain_bytes = 8U << 10U;
+    constexpr std::size_t tls_bytes =
+        56U << 10U;  // OpenSSL's state, a first message or a record in hand, one that waits to leave
     constexpr std::size_t key_bytes = 256;
     constexpr std::size_t program = 48 * mib;
     auto const& shared = impl_->shared;
     auto const& s = shared.settings;
+    std::size_t const connection_bytes = plain_bytes + (s.tls.listen.empty() ? 0 : tls_bytes);
     std::size_t const connections = s.limit.connections * connection_bytes;
     std::size_t const rings = shared.workers * s.usage.ring_bytes;
     std::size_t const keys = impl_->key_count * key_bytes;

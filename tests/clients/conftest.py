@@ -11,7 +11,7 @@ spec = importlib.util.spec_from_file_location("e2e_fixtures", E2E / "conftest.py
 e2e_fixtures = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(e2e_fixtures)
 
-from harness import Gateway, Upstream  # noqa: E402
+from harness import Gateway, Upstream, certificate, temporary_folder, tls_settings  # noqa: E402
 from programs import CHROMIUM, CLIENTS  # noqa: E402
 from service import answer  # noqa: E402
 
@@ -51,6 +51,17 @@ def gateway_of(**settings):
 
 
 gateway = gateway_of()
+CERTIFICATE = certificate(temporary_folder("clients"), "127.0.0.1")
+tls_gateway = gateway_of(**tls_settings(CERTIFICATE))
+
+
+@pytest.fixture
+def trusting(monkeypatch):
+    """Whoever is started now trusts CERTIFICATE, each client in its own way."""
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"):
+        monkeypatch.setenv(name, CERTIFICATE["chain"])
+
+
 # Ends each connection after its seventh response, and says so in it.
 ending_gateway = gateway_of(limits={"requests_per_connection": 7})
 # Ends a connection that is idle for a moment, without a word.

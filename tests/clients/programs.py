@@ -311,24 +311,24 @@ class Browser:
 # Quick to start; and allowed to say `Connection: close`.
 JAVA = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-Dhttp.maxConnections=8",
         "-Djdk.httpclient.allowRestrictedHeaders=connection", "-Dsun.net.http.allowRestrictedHeaders=true"]
-CHROMIUM = Chromium("chromium", follows=True, lacks={"stream", "close", "expect"})
+CHROMIUM = Chromium("chromium", follows=True, lacks={"stream", "close", "expect", "tls"})
 # What each lacks is argued in README.md.
 CLIENTS = [
     Curl("curl", lacks={"dialogue"}),
     Curl("curl-http2-upgrade", ["http2"], lacks={"dialogue"}, can={"upgrade"}),
     Curl("curl-http1.0", ["http1.0"], lacks={"dialogue", "stream", "expect", "keep-alive"}),
     *(Program(f"python-{library}", ["/usr/bin/python3", HERE / "python_client.py", library], **how) for library, how in {
-        "http.client": {"unpacks": False, "lacks": {"expect", "stale", "hints"}},
+        "http.client": {"unpacks": False, "lacks": {"expect", "stale", "hints", "tls"}},
         "requests": {"follows": True, "lacks": {"expect", "hints"}},
         "httpx": {"follows": True, "lacks": {"expect"}},
         "aiohttp": {"follows": True}}.items()),
-    Program("node-http", ["node", HERE / "node_client.mjs", "http"], unpacks=False),
+    Program("node-http", ["node", HERE / "node_client.mjs", "http"], unpacks=False, lacks={"tls"}),
     Program("node-fetch", ["node", HERE / "node_client.mjs", "fetch"], follows=True, lacks={"expect"}, spare=2),
     Program("go", [BUILD / "go_client"], follows=True),
     *(Program(f"java-{version}", ["java", *JAVA, "-cp", BUILD, "JavaClient", version], follows=True, unpacks=False,
-              can={"upgrade"} if version == "http2" else (), lacks={"hints"} if version == "url" else ())
+              can={"upgrade"} if version == "http2" else (), lacks={"hints", "tls"} if version == "url" else {"tls"})
       for version in ("http2", "http1", "url")),
-    Program("dotnet", ["mono", BUILD / "DotnetClient.exe"], follows=True, lacks={"hints"}),
+    Program("dotnet", ["mono", BUILD / "DotnetClient.exe"], follows=True, lacks={"hints", "tls"}),
     Newman("postman", follows=True, lacks={"stream", "expect", "parallel", "dialogue"}, spare=20),
     CHROMIUM,
 ]

@@ -25,8 +25,9 @@ def refused(result):
 class Step:
     """One client's requests to one gateway under a path of their own."""
 
-    def __init__(self, client, gateway):
+    def __init__(self, client, gateway, base=None):
         self.client, self.gateway, self.mark = client, gateway, unique("step")
+        self.base = base or "http://%s:%d" % gateway.address
         self.counted = collections.Counter()  # (request id, status, outcome) of each request that was answered
         self.connections = 0
 
@@ -37,7 +38,7 @@ class Step:
 
     def ask(self, *requests, parallel=1, session=None):
         if session is None:
-            with self.client.session("http://%s:%d" % self.gateway.address, parallel) as own:
+            with self.client.session(self.base, parallel) as own:
                 return self.ask(*requests, session=own)
         before = self.gateway.metric("latchkey_connections_accepted_total")
         results = session.ask(requests)
@@ -240,3 +241,27 @@ def test_a_refusal_of_a_long_upload_is_seen(step, why, status):
 @pytest.mark.wants("stream")
 def test_a_refusal_of_an_upload_without_length_is_seen(step, why, status):
     refuse(step, why, status, "stream:20000000")
+
+
+# --- TLS
+
+@pytest.mark.wants("tls")
+def test_the_same_by_tls(client, tls_gateway, upstream, trusting):
+    s = Step(client, tls_gateway, "https://%s:%d" % tls_gateway.tls_address)
+    wanted = {"download": SIZE, "chunked": SIZE // 8, "until-close": SIZE // 8}
+    for result, size in zip(s.ask(*map(s.request, wanted)), wanted.values()):
+        assert (result.status, result.size, result.sha256) == (200, size, sha256(pattern(size)))
+    results = s.ask(*(s.request(method="POST", body=f"length:{n}") for n in (0, 10, 3_000_000)), *(s.request() for _ in range(20)))
+    assert [told(r) for r in results[:3]] == [f"POST {n} {sha256(pattern(n))}" for n in (0, 10, 3_000_000)]
+    assert s.one(key=WRONG_KEY).status == 401
+    s.check_account()
+    upstream.forget()
+
+
+@pytest.mark.wants("tls")
+def test_half_a_response_by_tls_is_an_error(client, tls_gateway, upstream, trusting):
+    s = Step(client, tls_gateway, "https://%s:%d" % tls_gateway.tls_address)
+    for what in ("broken-length", "broken-chunk"):
+        with s.client.session(s.base) as session:
+            assert session.ask([s.request(what)])[0].error
+    upstream.forget()
