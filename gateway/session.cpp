@@ -206,13 +206,19 @@ task<refusal> session::more_of_head(exchange& x) {
         begin_ = 0;
     }
     client_.read_until(x.began_ns + ns(w_.shared().settings.client.head));
-    if (++x.head_reads > head_reads_at_once) {
-        // Nor shall each byte wake us. (No more than a head: the kernel makes its buffer larger for more.)
+    io_result r;
+    if (++x.head_reads <= head_reads_at_once) {
+        r = co_await client_.read_more(in_.data() + end_, in_.size() - end_);
+    } else {
+        // Nor shall each byte wake us: from here on only the sweep does, whatever is there by then. (The mark is no more than a
+        // head, for the kernel makes its buffer larger for more.)
         if (x.head_reads == head_reads_at_once + 1) client_.wake_at(w_.shared().settings.limit.head_bytes);
-        co_await w_.next_sweep();
-        if (client_.late(steady_ns())) co_return refusal::head_timeout;
+        do {
+            co_await w_.next_sweep();
+            if (client_.late(steady_ns())) co_return refusal::head_timeout;
+            r = client_.read_now(in_.data() + end_, in_.size() - end_);
+        } while (r.ec == asio::error::would_block);
     }
-    io_result const r = co_await client_.read_more(in_.data() + end_, in_.size() - end_);
     last_ns_ = steady_ns();
     end_ += r.n;
     x.request_bytes = end_ - begin_;

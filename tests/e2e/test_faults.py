@@ -413,6 +413,18 @@ def test_C3_a_dripped_head_that_ends_is_served_and_what_follows_it_is_not_gather
             served(c.get("/" + unique(), key))
 
 
+def test_C3_a_dripped_head_with_pauses_longer_than_a_sweep_is_served(patient):
+    """Once its pieces are gathered, nothing but the sweep reads them: a piece that came alone must not wait for company."""
+    key = patient.create_key()["key"]
+    head = request_bytes("GET", "/" + unique(), key, [("X-Pad", "a" * 60)])
+    with patient.client() as c:
+        drip(c, head, count=40)
+        for at in (40, 60, 80):
+            time.sleep(0.25)  # the fault: a slow client
+            c.send(head[at:at + 20] if at < 80 else head[at:])
+        served(c.response())
+
+
 @pytest.mark.parametrize("how", ["fin", "reset"])
 def test_C3_a_client_that_leaves_in_a_dripped_head_is_on_record_once_and_holds_nothing(patient, how):
     before, path = patient.descriptors, "/" + unique()
