@@ -205,7 +205,7 @@ bool tls_context::add(conf::certificate const& c, conf::tls_version least, std::
     for (auto& o : others) {
         if (!good) break;
         good = SSL_CTX_add0_chain_cert(rules.get(), o.get()) == 1;
-        if (good) o.release();  // the rules own it now
+        if (good) static_cast<void>(o.release());  // the rules own it now
     }
     if (!good) {
         wrong(c.chain, "cannot be used: " + reason(), "make a certificate of EC P-256, or of RSA with 2048 bits or more");

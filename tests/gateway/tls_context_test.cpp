@@ -20,7 +20,7 @@ struct fixture {
     std::vector<conf::finding> mistakes, warnings;
 
     std::string file(char const* name, std::string const& text) {
-        auto const path = folder.file(name);
+        auto path = folder.file(name);
         std::ofstream(path) << text;
         std::filesystem::permissions(path, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
         return path;
