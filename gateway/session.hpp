@@ -130,6 +130,7 @@ class session : public boost::intrusive::list_base_hook<> {
     task<refusal> refuse(exchange&, refusal);
     void finish(exchange&) noexcept;
     bool may_keep(exchange const&) const noexcept;
+    bool more_waits(exchange const&) const noexcept;
     task<bool> linger();
     task<bool> turn_away();
 

@@ -236,6 +236,7 @@ void worker::run() {
         try {
             go_on();
             io_.run();
+            ended_.store(true, std::memory_order_release);
             return;
         } catch (std::exception const& e) {  // out of memory: a handler is lost, the worker is not
             log::error("worker", "memory ran out: {}", e.what());
@@ -262,11 +263,7 @@ void worker::accept_some(acceptor& a) {
         for (unsigned i = 0; i < accepts_per_turn; ++i) {
             int const fd = ::accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
             if (fd >= 0) {
-                try {
-                    adopt(fd, a.address);
-                } catch (std::exception const& e) {  // out of memory: this client is lost, the others are not
-                    log::error("accept", "a connection was closed: {}", e.what());
-                }
+                adopt_or_close(fd, a.address);
                 continue;
             }
             if (errno == EINTR || errno == ECONNABORTED) continue;
@@ -308,6 +305,14 @@ void worker::rest(acceptor& a) {
         if (!ec && !draining_) accept_some(a);
     });
     a.waiting = true;
+}
+
+void worker::adopt_or_close(int descriptor, listener_address const& at) noexcept {
+    try {
+        adopt(descriptor, at);
+    } catch (std::exception const& e) {  // out of memory: this client is lost, the others are not
+        log::error("accept", "a connection was closed: {}", e.what());
+    }
 }
 
 void worker::adopt(int descriptor, listener_address const& at) {
@@ -384,6 +389,7 @@ void worker::sweep() {
     std::int64_t const now = steady_ns();
     set_clock(now);
     for (auto& s : sessions_) s.sweep(now);
+    if (patient() && now >= patient_until_ns_) drain();
     std::size_t upstream_connections = 0;
     for (auto& g : groups_) {
         for (auto& t : g->targets()) {
@@ -420,12 +426,30 @@ void worker::set_clock(std::int64_t now_ns) noexcept {
 
 void worker::drain() noexcept {
     draining_ = true;
+    patient_until_ns_ = 0;
     for (auto& a : acceptors_) {
         boost::system::error_code ignored;
         a->socket.close(ignored);
         a->pause.cancel();
     }
     for (auto& s : sessions_) s.end_if_idle();
+    maybe_stop();
+}
+
+// A plain close would leave the sockets in our epoll set, since the other process keeps them open: release() takes them out.
+void worker::hand_over(std::vector<int> const& last, std::chrono::milliseconds patience) noexcept {
+    draining_ = true;
+    patient_until_ns_ = steady_ns() + std::chrono::nanoseconds(patience).count();
+    for (auto& a : acceptors_) {
+        boost::system::error_code failed;
+        a->pause.cancel();
+        int const fd = a->socket.release(failed);
+        if (failed) continue;
+        if (std::find(last.begin(), last.end(), fd) != last.end())
+            for (int client = 0; (client = ::accept4(fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0;)
+                adopt_or_close(client, a->address);
+        ::close(fd);
+    }
     maybe_stop();
 }
 
