@@ -283,11 +283,13 @@ server::server(conf::settings const& settings, std::vector<keystore::shard_updat
 
 server::~server() { drain(std::chrono::milliseconds(0)); }
 
-void server::bind(std::vector<listen_point> inherited) { impl_->bind(std::move(inherited)); }
+void server::bind(std::vector<listen_point> inherited) {
+    impl_->bind(std::move(inherited));
+    impl_->resolve_all();
+}
 
 void server::start() {
-    if (!impl_->bound) impl_->bind({});
-    impl_->resolve_all();
+    if (!impl_->bound) bind();
     impl_->listen();
     for (auto& w : impl_->workers) w->start();
     impl_->run_resolver();

@@ -52,13 +52,13 @@ class server {
     server(conf::settings const& settings, std::vector<keystore::shard_update> const& shards, usage::recorder& rings);
     ~server();
 
-    // Takes over the sockets of `inherited` whose address the settings still name, closes its copies of the others, and binds
-    // what is missing. Nobody is let in yet, and no client can come to wait in a queue of ours that was not there before:
-    // whatever fails up to start(), nobody notices. Throws std::runtime_error with address and reason ("cannot listen on
-    // 127.0.0.1:8080: Address already in use; stop the other program or give --listen").
+    // Takes over the sockets of `inherited` whose address the settings still name, closes its copies of the others, binds what is
+    // missing, and resolves upstream names, which may last. Nobody is let in yet, and no client can come to wait in a queue that
+    // was not there before: whatever fails up to start(), nobody notices. Throws std::runtime_error with address and reason
+    // ("cannot listen on 127.0.0.1:8080: Address already in use; stop the other program or give --listen").
     void bind(std::vector<listen_point> inherited = {});
 
-    // bind() where it was not called, resolves upstream names, starts the threads. Throws as bind().
+    // bind() where it was not called; listens, and starts the threads. Throws as bind().
     void start();
 
     // The listening sockets, which the server goes on to own; and which of bind()'s `inherited` it had no use for (places there).
