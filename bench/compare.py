@@ -38,10 +38,16 @@ SCENARIOS = {
     "body100k": ("mode=closed connections=16 path=/bytes/102400 body=102400 keys={keys}", 0.7, "16 connections, 100 KiB down"),
     "down10m": ("mode=closed connections=4 path=/bytes/10485760 body=10485760 keys={keys}", 1.0, "4 connections, 10 MiB down"),
     "up10m": ("mode=closed connections=4 path=/up upload=10485760 keys={keys}", 1.0, "4 connections, 10 MiB up"),
+    "tls": ("mode=closed connections=64 path=/bytes/1024 body=1024 keys={keys} tls=1", 0.8, "64 TLS connections, 1 KiB"),
+    "tls_fresh": ("mode=fresh connections=32 path=/bytes/1024 body=1024 keys={keys} tls=1", 0.8, "a new TLS connection, whole handshake, for every request"),
+    "tls_down10m": ("mode=closed connections=4 path=/bytes/10485760 body=10485760 keys={keys} tls=1", 1.0, "4 TLS connections, 10 MiB down"),
+    "tls_up10m": ("mode=closed connections=4 path=/up upload=10485760 keys={keys} tls=1", 1.0, "4 TLS connections, 10 MiB up"),
     "idle": ("mode=idle connections={idle} path=/bytes/1024 body=1024 keys={keys}", 0, "memory: 100,000 keys, then idle connections"),
+    "tls_idle": ("mode=idle connections={idle} path=/bytes/1024 body=1024 keys={keys} tls=1", 0, "memory: likewise, TLS connections"),
 }
 QUICK = ("saturation", "rate4k", "refused")
-BULK = ("body100k", "down10m", "up10m")
+BULK = ("body100k", "down10m", "up10m", "tls_down10m", "tls_up10m")
+IDLE = ("idle", "tls_idle")
 LATENCY = ("rate4k", "rate20k")
 
 
@@ -63,6 +69,15 @@ def busy_seconds():
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
 
+def port_of(proxy, scenario):
+    return proxy.tls_port if scenario.startswith("tls") else proxy.port
+
+
+def does(proxy, scenario):
+    """The floor has no TLS."""
+    return proxy.name != "floor" or not scenario.startswith("tls")
+
+
 class Round:
     """Measures one slice and judges it."""
 
@@ -75,7 +90,7 @@ class Round:
         words = SCENARIOS[scenario][0].format(keys=bench.keys_file, idle=0)
         begin, busy, used = time.monotonic(), busy_seconds(), cpu_seconds(own)
         pids = ",".join(map(str, proxy.process.pids()))
-        taken = bench.load.job(f"{words} port={proxy.port} warm={self.warm} seconds={seconds} pids={pids}")
+        taken = bench.load.job(f"{words} port={port_of(proxy, scenario)} warm={self.warm} seconds={seconds} pids={pids}")
         span = time.monotonic() - begin
         taken["others"] = round(max(0.0, (busy_seconds() - busy) - (cpu_seconds(own) - used)) / span, 3)
         self.verify(proxy, scenario, taken)
@@ -101,13 +116,13 @@ class Round:
                 self.bench.notes.append(note)
 
 
-def idle_memory(bench, proxy, connections):
+def idle_memory(bench, proxy, connections, scenario):
     """Memory with the keys in it, and what an idle kept-alive connection holds, after it had one request."""
     bench.load.job(f"mode=closed connections=64 warm=0 seconds=0.3 port={proxy.port} body=1024 keys={bench.keys_file}")
     time.sleep(0.3)
     before = proxy.memory_kib()
-    words = SCENARIOS["idle"][0].format(keys=bench.keys_file, idle=connections)
-    ready = bench.load.job(f"{words} port={proxy.port}")["ready"]
+    words = SCENARIOS[scenario][0].format(keys=bench.keys_file, idle=connections)
+    ready = bench.load.job(f"{words} port={port_of(proxy, scenario)}")["ready"]
     time.sleep(0.5)
     held = proxy.memory_kib() - before
     bench.load.job("release")
@@ -118,11 +133,11 @@ def idle_memory(bench, proxy, connections):
 
 def figure(scenario):
     """The cost that is compared."""
-    return "kib_per_connection" if scenario == "idle" else "cpu_s_per_gib" if scenario in BULK else "cpu_us_per_request"
+    return "kib_per_connection" if scenario in IDLE else "cpu_s_per_gib" if scenario in BULK else "cpu_us_per_request"
 
 
 def columns(scenario):
-    if scenario == "idle":
+    if scenario in IDLE:
         return ["pss_mib", "kib_per_connection", "start_s"]
     if scenario in BULK:
         return ["mib_per_second", "cpu_s_per_gib", "cpu_share"]
@@ -187,15 +202,16 @@ def environment(bench):
 def measure(bench, args, scenarios, deadline):
     """All rounds, or as many as fit before `deadline`. Every round measures every scenario, each proxy in turn."""
     samples = {s: {p.name: [] for p in bench.proxies} for s in scenarios}
-    for proxy in bench.proxies if "idle" in scenarios else []:
-        samples["idle"][proxy.name].append(idle_memory(bench, proxy, args.idle_connections))
-    timed = [s for s in scenarios if s != "idle"]
+    for scenario in (s for s in IDLE if s in scenarios):
+        for proxy in (p for p in bench.proxies if does(p, scenario)):
+            samples[scenario][proxy.name].append(idle_memory(bench, proxy, args.idle_connections, scenario))
+    timed = [s for s in scenarios if s not in IDLE]
     measuring = Round(bench, 0.15 if args.quick else 0.25)
     for turn in range(args.rounds):
         begin = time.monotonic()
         for at, scenario in enumerate(timed):
             first = (turn + at) % len(bench.proxies)
-            for proxy in bench.proxies[first:] + bench.proxies[:first]:
+            for proxy in (p for p in bench.proxies[first:] + bench.proxies[:first] if does(p, scenario)):
                 seconds = min(SCENARIOS[scenario][1], 0.5) if args.quick else SCENARIOS[scenario][1]
                 samples[scenario][proxy.name].append(measuring.sample(proxy, scenario, seconds))
         took = time.monotonic() - begin

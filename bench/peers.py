@@ -5,7 +5,7 @@ against each proxy:
 
   bench/peers.py [--only latchkey,nginx] [--build DIR] -- wrk -t1 -c64 -d5s -H 'X-API-KEY: {key}' {url}/bytes/1024
 
-{url}, {port}, {key} (a good one), {keys} (CSV name,key), {pids} (comma-separated) and {name} are filled in.
+{url}, {port}, {tls_port}, {key} (a good one), {keys} (CSV name,key), {pids} (comma-separated) and {name} are filled in.
 """
 import argparse
 import contextlib
@@ -58,6 +58,13 @@ def make_keys(file, count=KEY_COUNT):
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(("name", "key"))
         writer.writerows((f"app-{n:06d}", "ext-" + secrets.token_hex(18)) for n in range(count))
+
+
+def make_certificate(folder):
+    """One for all proxies: EC P-256, signed by itself. Its folder has server.pem, server.key, and both.pem for HAProxy."""
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-days", "2", "-subj", "/CN=api.example.com",
+                    "-keyout", folder / "server.key", "-out", folder / "server.pem"], check=True, capture_output=True, stdin=subprocess.DEVNULL)
+    (folder / "both.pem").write_bytes((folder / "server.pem").read_bytes() + (folder / "server.key").read_bytes())
 
 
 def http(port, method, path, key=None, body=b""):
@@ -139,7 +146,7 @@ class Proxy:
     """One started proxy. `usage_lines()` says how many usage lines it has written by now."""
 
     def __init__(self, name, bench):
-        self.name, self.bench, self.port = name, bench, free_port()
+        self.name, self.bench, self.port, self.tls_port = name, bench, free_port(), free_port()
         self.folder = bench.folder / name
         self.folder.mkdir(mode=0o755)
         begin = time.monotonic()
@@ -153,7 +160,9 @@ class Proxy:
 
     def fill(self, template, into):
         text = (HERE / "conf" / template).read_text()
-        values = {"DIR": self.folder, "PORT": self.port, "UPSTREAM": self.bench.load.upstream, "LOG": self.folder / "usage.log"}
+        values = {"DIR": self.folder, "PORT": self.port, "UPSTREAM": self.bench.load.upstream, "LOG": self.folder / "usage.log",
+                  "TLS_PORT": self.tls_port, "CERTIFICATE": self.bench.folder / "server.pem", "CERTIFICATE_KEY": self.bench.folder / "server.key",
+                  "CERTIFICATE_AND_KEY": self.bench.folder / "both.pem"}
         for name, value in values.items():
             text = text.replace(f"@{name}@", str(value))
         (self.folder / into).write_text(text)
@@ -181,7 +190,8 @@ class Proxy:
         if done.returncode != 0:
             raise Failure(f"latchkey keys import: {done.stderr or done.stdout}")
         return [program, "serve", "--listen", f"127.0.0.1:{self.port}", "--admin-listen", f"127.0.0.1:{free_port()}", "--upstream",
-                f"http://127.0.0.1:{self.bench.load.upstream}", "--data", data, "--workers", "1"]
+                f"http://127.0.0.1:{self.bench.load.upstream}", "--data", data, "--workers", "1",
+                "--tls-listen", f"127.0.0.1:{self.tls_port}", "--tls-cert", self.bench.folder / "server.pem", "--tls-key", self.bench.folder / "server.key"]
 
     def usage_lines(self):
         """None for the floor, whose records stay in memory."""
@@ -259,6 +269,7 @@ class Bench:
         try:
             self.keys_file = self.folder / "keys.csv"
             make_keys(self.keys_file)
+            make_certificate(self.folder)
             with open(self.keys_file, newline="") as f:
                 self.keys = list(csv.reader(f))[1:]
             self.load = Load(self.load_program, self.folder)
@@ -300,7 +311,7 @@ def main():
         for note in bench.notes:
             print("note:", note, file=sys.stderr)
         for proxy in bench.proxies:
-            values = {"url": f"http://127.0.0.1:{proxy.port}", "port": str(proxy.port), "key": bench.keys[0][1], "keys": str(bench.keys_file),
+            values = {"url": f"http://127.0.0.1:{proxy.port}", "port": str(proxy.port), "tls_port": str(proxy.tls_port), "key": bench.keys[0][1], "keys": str(bench.keys_file),
                       "pids": ",".join(map(str, proxy.process.pids())), "name": proxy.name}
             filled = command
             for name, value in values.items():

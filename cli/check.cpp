@@ -11,6 +11,7 @@
 #include "cli/gateway_client.hpp"
 #include "cli/key_access.hpp"
 #include "conf/load.hpp"
+#include "gateway/tls_context.hpp"
 
 namespace latchkey::cli {
 namespace {
@@ -49,6 +50,12 @@ int check(std::string const& file, streams& s) {
     auto const loaded = conf::load_file(file);
     for (auto const& finding : loaded.findings) s.err << conf::to_text(finding) << "\n";
     if (!loaded.findings.empty()) return exit_findings;
+    std::vector<conf::finding> mistakes;
+    std::vector<conf::finding> warnings;
+    if (!loaded.value.tls.certificates.empty()) gateway::tls_context::load(loaded.value.tls, mistakes, warnings);
+    for (auto const* const list : {&mistakes, &warnings})
+        for (auto const& finding : *list) s.err << (list == &warnings ? "warning: " : "") << conf::to_text(finding) << "\n";
+    if (!mistakes.empty()) return exit_findings;
     s.out << fmt::format("{}: ok\n", file);
     return exit_ok;
 }

@@ -23,6 +23,9 @@ conf::settings settings_of(common_flags const&, streams&);
 struct serve_flags {
     common_flags common;
     std::vector<std::string> listen;
+    std::vector<std::string> tls_listen;
+    std::string tls_cert;
+    std::string tls_key;
     std::string admin_listen;
     std::string upstream;
     std::optional<std::uint32_t> workers;

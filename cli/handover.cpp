@@ -125,7 +125,7 @@ void give(channel& to, estate const& e) {
     json::array listen;
     std::vector<int> sockets;
     for (auto const& l : e.listeners) {
-        listen.push_back(json::object{{"host", l.at.host}, {"port", l.at.port}, {"sockets", l.sockets.size()}});
+        listen.push_back(json::object{{"host", l.at.host}, {"port", l.at.port}, {"tls", l.tls}, {"sockets", l.sockets.size()}});
         sockets.insert(sockets.end(), l.sockets.begin(), l.sockets.end());
     }
     json::object const text{{"version", protocol_version},
@@ -157,7 +157,8 @@ estate read_estate(channel::message const& m) {
     out.admin.file = {text.at("device").to_number<dev_t>(), text.at("inode").to_number<ino_t>()};
     out.health_at = endpoint_of(text.at("health"));
     for (auto const& l : text.at("listen").as_array())
-        out.listeners.push_back({endpoint_of(l), std::vector<int>(l.at("sockets").to_number<std::size_t>(), -1)});
+        out.listeners.push_back(
+            {endpoint_of(l), l.at("tls").as_bool(), std::vector<int>(l.at("sockets").to_number<std::size_t>(), -1)});
     return out;
 }
 
@@ -318,10 +319,14 @@ handover::handover(invocation_of_serve how, std::chrono::milliseconds bound, hoo
 }
 
 handover::~handover() {
+    close();
+    ::close(wake_);
+}
+
+void handover::close() {
     cancel();
     if (successor_) successor_->shut();
     if (thread_.joinable()) thread_.join();
-    ::close(wake_);
 }
 
 void handover::wait_for_predecessor() { predecessor_drains_ = true; }

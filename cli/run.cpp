@@ -53,6 +53,14 @@ void add_serve(CLI::App& app, invocation& v) {
     auto* const c = app.add_subcommand("serve", "Run the gateway");
     add_common(*c, v.serve.common);
     c->add_option("--listen", v.serve.listen, "Where clients come in; can be repeated")->type_name("ADDR:PORT")->take_all();
+    c->add_option("--tls-listen", v.serve.tls_listen, "Where they come in by TLS; can be repeated")
+        ->type_name("ADDR:PORT")
+        ->take_all();
+    auto* const cert =
+        c->add_option("--tls-cert", v.serve.tls_cert, "PEM: the certificate for it, then its issuers")->type_name("FILE");
+    auto* const key = c->add_option("--tls-key", v.serve.tls_key, "PEM: the certificate's key")->type_name("FILE");
+    cert->needs(key);
+    key->needs(cert);
     c->add_option("--admin-listen", v.serve.admin_listen, "/livez, /readyz, /metrics")->type_name("ADDR:PORT");
     c->add_option("--upstream", v.serve.upstream, "One API for every request, in place of the file's [[api]]")->type_name("URL");
     c->add_option("--workers", v.serve.workers, "Threads that serve; 0: one a core")->check(CLI::Range(0U, 256U));

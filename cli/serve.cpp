@@ -65,6 +65,9 @@ conf::settings all_settings(serve_flags const& f, streams& s) {
     auto out = settings_of(f.common, s);
     if (!f.listen.empty()) out.listen.clear();
     for (auto const& text : f.listen) out.listen.push_back(listen_flag(text));
+    if (!f.tls_listen.empty()) out.tls.listen.clear();
+    for (auto const& text : f.tls_listen) out.tls.listen.push_back(listen_flag(text));
+    if (!f.tls_cert.empty()) out.tls.certificates = {{f.tls_cert, f.tls_key}};
     if (!f.admin_listen.empty()) out.admin_listen = listen_flag(f.admin_listen);
     if (f.workers) out.workers = *f.workers;
     conf::settle(out);
@@ -140,6 +143,13 @@ std::vector<portal::figure> figures_of(gateway::counters const& c) {
         {"upstream_retries_total", "Stale upstream connections replaced", {}, true, n(c.upstream_retries)},
         {"upstream_connections", "Upstream connections", {}, false, n(c.upstream_connections)},
         {"client_aborts_total", "Requests whose client went away", {}, true, n(c.client_aborts)},
+        {"tls_handshakes_total", "TLS handshakes done", {}, true, n(c.tls_handshakes)},
+        {"tls_resumed_total", "TLS handshakes done by a ticket", {}, true, n(c.tls_resumed)},
+        {"tls_handshakes_failed_total",
+         "TLS connections that ended before their handshake was done",
+         {},
+         true,
+         n(c.tls_handshakes_failed)},
         {"request_bytes_total", "Bytes read from clients", {}, true, n(c.request_bytes)},
         {"response_bytes_total", "Bytes sent to clients", {}, true, n(c.response_bytes)}};
     for (std::size_t i = 0; i < std::size(c.status_class); ++i)
@@ -200,6 +210,9 @@ class gateway_process {
         server_->bind(std::move(from.listeners));
         auto const ports = server_->ports();
         for (std::size_t i = 0; i < settings_.listen.size(); ++i) listen_.push_back(authority(settings_.listen[i], ports.at(i)));
+        auto const tls_ports = server_->tls_ports();
+        for (std::size_t i = 0; i < settings_.tls.listen.size(); ++i)
+            tls_listen_.push_back(authority(settings_.tls.listen[i], tls_ports.at(i)));
         make_admin(from);
         struct unhook {  // a hook must not find this object gone; ~gateway_process does not run for one that was never whole
             predecessor* of;
@@ -231,6 +244,7 @@ class gateway_process {
     ~gateway_process() {
         handover_.cancel();
         stop(0ms);
+        handover_.close();  // it answers the successor by what is about to go
         if (before_ != nullptr) before_->forget_hooks();
     }
 
@@ -250,15 +264,20 @@ class gateway_process {
 
     std::string ready_json() const {
         boost::json::array listen(listen_.begin(), listen_.end());
+        boost::json::array tls_listen(tls_listen_.begin(), tls_listen_.end());
         return boost::json::serialize(
             boost::json::object{{"pid", ::getpid()},
                                 {"listen", std::move(listen)},
+                                {"tls_listen", std::move(tls_listen)},
                                 {"admin_listen", authority(settings_.admin_listen, admin_->health_port())},
                                 {"admin_socket", paths_.admin_socket}});
     }
     std::string greeting() const {
-        return fmt::format("latchkey: serving http://{}, data in {}; make a key with: latchkey keys create --name NAME --data {}",
-                           listen_.front(), paths_.dir, paths_.dir);
+        std::string where;
+        if (!listen_.empty()) where = "http://" + listen_.front();
+        if (!tls_listen_.empty()) where += (where.empty() ? "https://" : " and https://") + tls_listen_.front();
+        return fmt::format("latchkey: serving {}, data in {}; make a key with: latchkey keys create --name NAME --data {}", where,
+                           paths_.dir, paths_.dir);
     }
     gateway::server const& server() const { return *server_; }
 
@@ -351,6 +370,7 @@ class gateway_process {
         out.started_ms = started_ms_;
         out.workers = conf::worker_count(settings_);
         out.listen = listen_;
+        out.tls_listen = tls_listen_;
         out.data_dir = paths_.dir;
         out.power_cut_cost = fmt::format("a power cut can cost the usage records of the last {} ms; a killed process loses none",
                                          settings_.usage.flush_interval.count());
@@ -370,6 +390,7 @@ class gateway_process {
     std::unique_ptr<keystore::key_directory> keys_;
     std::unique_ptr<portal::admin_server> admin_;
     std::vector<std::string> listen_;
+    std::vector<std::string> tls_listen_;
     std::int64_t started_ms_ = 0;
     std::atomic<bool> ready_ = false;
     std::atomic<bool> draining_ = false;

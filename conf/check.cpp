@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <map>
-#include <set>
 #include <thread>
 #include <utility>
 
@@ -23,6 +22,7 @@ class picture {
 
     std::vector<finding> look() {
         listeners();
+        tls();
         if (all_.limit.target_bytes > all_.limit.head_bytes)
             say(at_.limits,
                 fmt::format("limits: target_bytes {} is more than head_bytes {}", all_.limit.target_bytes, all_.limit.head_bytes),
@@ -56,18 +56,45 @@ class picture {
     }
 
     void listeners() {
-        if (all_.listen.empty())
+        if (all_.listen.empty() && all_.tls.listen.empty())
             say(at_.listen, "nothing to listen on", "give `listen` at least one address, like \"127.0.0.1:8080\"");
-        std::set<std::pair<std::string, std::uint16_t>> seen;
-        auto const taken = [&](endpoint const& at) { return at.port != 0 && !seen.emplace(at.host, at.port).second; };
-        for (auto const& at : all_.listen)
-            if (taken(at))
-                say(at_.listen, fmt::format("`listen` has port {} of {} twice", at.port, at.host), "remove one of the two");
-        if (taken(all_.admin_listen))
+        std::map<std::pair<std::string, std::uint16_t>, std::string_view> seen;
+        auto const first = [&](endpoint const& at, std::string_view name) {  // who has it already; empty: nobody
+            if (at.port == 0) return std::string_view{};
+            auto const [there, fresh] = seen.emplace(std::pair{at.host, at.port}, name);
+            return fresh ? std::string_view{} : there->second;
+        };
+        auto const list = [&](std::vector<endpoint> const& all, std::string_view name, place where) {
+            for (auto const& at : all) {
+                auto const by = first(at, name);
+                if (by == name)
+                    say(where, fmt::format("`{}` has port {} of {} twice", name, at.port, at.host), "remove one of the two");
+                else if (!by.empty())
+                    say(where, fmt::format("`{}` has port {} of {}, which `{}` has too", name, at.port, at.host, by),
+                        "a port speaks TLS or it does not: give the two different ports");
+            }
+        };
+        list(all_.listen, "listen", at_.listen);
+        list(all_.tls.listen, "tls.listen", at_.tls_listen);
+        if (auto const by = first(all_.admin_listen, "admin_listen"); !by.empty())
             say(at_.admin_listen,
-                fmt::format("admin_listen is port {} of {}, which `listen` has too", all_.admin_listen.port,
-                            all_.admin_listen.host),
+                fmt::format("admin_listen is port {} of {}, which `{}` has too", all_.admin_listen.port, all_.admin_listen.host,
+                            by),
                 "give the two different ports");
+    }
+
+    void tls() {
+        auto const& t = all_.tls;
+        if (!t.listen.empty() && t.certificates.empty())
+            say(at_.tls_listen, "`tls.listen` has no certificate to show",
+                "add [[tls.certificate]] with chain = \"fullchain.pem\" and key = \"privkey.pem\"");
+        if (t.listen.empty() && !t.certificates.empty())
+            say(at_.tls, "there is a certificate, but nothing listens with it",
+                "give `listen` in [tls] an address, like \":8443\", or remove the certificate");
+        for (auto const& c : t.certificates)
+            if (c.chain.empty() || c.key.empty())
+                say(at_.tls, fmt::format("a certificate has no {}", c.chain.empty() ? "`chain`" : "`key`"),
+                    "give each [[tls.certificate]] both, as names of PEM files");
     }
 
     void api_at(std::size_t i) {

@@ -51,6 +51,7 @@ void read_limits(reader r, limits& out) {
 }
 
 void read_client(reader r, client_deadlines& out) {
+    r.duration("tls_handshake", out.tls_handshake, 100ms, 1h);
     r.duration("head", out.head, 100ms, 1h);
     r.duration("idle", out.idle, 100ms, 24h);
     r.duration("body_stall", out.body_stall, 100ms, 1h);
@@ -149,22 +150,23 @@ std::vector<api> read_apis(notes& to, reader& top, std::vector<place>& api_place
     return out;
 }
 
-void read_listeners(notes& to, reader& top, settings& out) {
+void read_listen(notes& to, reader& r, std::vector<endpoint>& out) {
     std::vector<endpoint> listen;
-    auto const add = [&](std::vector<endpoint>& list) {
-        return [&](std::string const& text, toml::source_region const& at) {
-            if (auto const parsed = parse_listen(text))
-                list.push_back(*parsed);
-            else
-                to.add(at, "wrong address", parsed.error().message);
-        };
+    auto const add = [&](std::string const& text, toml::source_region const& at) {
+        if (auto const parsed = parse_listen(text))
+            listen.push_back(*parsed);
+        else
+            to.add(at, "wrong address", parsed.error().message);
     };
-    if (top.each_text("listen", add(listen), true)) {
-        if (!listen.empty())
-            out.listen = std::move(listen);
-        else if (auto const* const list = top.table()->get_as<toml::array>("listen"); list != nullptr && list->empty())
-            out.listen.clear();
-    }
+    if (!r.each_text("listen", add, true)) return;
+    if (!listen.empty())
+        out = std::move(listen);
+    else if (auto const* const list = r.table()->get_as<toml::array>("listen"); list != nullptr && list->empty())
+        out.clear();
+}
+
+void read_listeners(notes& to, reader& top, settings& out) {
+    read_listen(to, top, out.listen);
     std::string admin;
     top.text("admin_listen", admin);
     if (admin.empty()) return;
@@ -172,6 +174,27 @@ void read_listeners(notes& to, reader& top, settings& out) {
         out.admin_listen = *parsed;
     else
         top.wrong(*top.find("admin_listen"), "wrong address", parsed.error().message);
+}
+
+void read_tls(notes& to, reader r, tls_settings& out) {
+    read_listen(to, r, out.listen);
+    r.choice("minimum_version", out.minimum_version, {{"1.2", tls_version::v1_2}, {"1.3", tls_version::v1_3}});
+    auto const* const node = r.find("certificate");
+    auto const* const list = node == nullptr ? nullptr : node->as_array();
+    if (node != nullptr && (list == nullptr || list->empty() || !list->is_homogeneous<toml::table>()))
+        r.wrong(*node, "'certificate' is not a list of sections",
+                "write [[tls.certificate]], with two brackets, above each certificate");
+    else if (list != nullptr)
+        for (auto const& element : *list) {
+            auto& c = out.certificates.emplace_back();
+            reader one(to, "[[tls.certificate]]", element.as_table());
+            one.text("chain", c.chain);
+            one.text("key", c.key);
+            one.finish();
+        }
+    else
+        for (char const* const name : {"chain", "key"}) to.knows("[[tls.certificate]]", name);
+    r.finish();
 }
 
 place place_of(toml::table const& table, std::string_view name) {
@@ -187,6 +210,9 @@ settings read_all(notes& to, toml::table const& file, places& at) {
     at.data_dir = place_of(file, "data_dir");
     at.limits = place_of(file, "limits");
     if (auto const* const table = file.get_as<toml::table>("limits")) at.memory = place_of(*table, "memory");
+    at.tls = at.tls_listen = place_of(file, "tls");
+    if (auto const* const table = file.get_as<toml::table>("tls"); table != nullptr && table->contains("listen"))
+        at.tls_listen = place_of(*table, "listen");
     read_listeners(to, top, out);
     top.text("data_dir", out.data_dir);
     top.number("workers", out.workers, {1, 256, true});
@@ -196,6 +222,7 @@ settings read_all(notes& to, toml::table const& file, places& at) {
     top.duration("resolve", out.resolve, 1s, 1h);
     read_limits({to, "[limits]", section(top, "limits", "[limits]")}, out.limit);
     settle(out);
+    read_tls(to, {to, "[tls]", section(top, "tls", "[tls]")}, out.tls);
     read_client({to, "[client]", section(top, "client", "[client]")}, out.client);
     read_keys({to, "[keys]", section(top, "keys", "[keys]")}, out.keys);
     read_usage({to, "[usage]", section(top, "usage", "[usage]")}, out.usage);
@@ -211,6 +238,9 @@ void resolve_paths(settings& s, std::string const& file) {
     auto const folder = std::filesystem::path(file).parent_path();
     for (std::string* const path : {&s.data_dir, &s.usage.ring_dir, &s.log.file})
         if (!path->empty()) *path = (folder / *path).string();
+    for (auto& c : s.tls.certificates)
+        for (std::string* const path : {&c.chain, &c.key})
+            if (!path->empty()) *path = (folder / *path).string();
 }
 
 std::string_view line_of(std::string_view text, unsigned number) {

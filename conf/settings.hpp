@@ -26,9 +26,11 @@ struct target {
 
 // Waits on the client's side. Each is an upper bound; a sweep every 100 ms enforces it, so it may be that much late.
 struct client_deadlines {
-    milliseconds head{10'000};         // `head` 100ms..1h: first byte to the end of the head, absolute; then 408 and close
-    milliseconds idle{60'000};         // `idle` 100ms..24h: kept-alive connection without a request; then close
-    milliseconds body_stall{30'000};   // `body_stall` 100ms..1h: no body byte from the client; then 408 (or close) and abort
+    milliseconds tls_handshake{
+        10'000};                      // `tls_handshake` 100ms..1h: accepted to the end of the TLS handshake, absolute; then close
+    milliseconds head{10'000};        // `head` 100ms..1h: first byte to the end of the head, absolute; then 408 and close
+    milliseconds idle{60'000};        // `idle` 100ms..24h: kept-alive connection without a request; then close
+    milliseconds body_stall{30'000};  // `body_stall` 100ms..1h: no body byte from the client; then 408 (or close) and abort
     milliseconds write_stall{60'000};  // `write_stall` 100ms..1h: client takes no byte of the response; then close
     milliseconds request{300'000};     // `request` 0 (none) or 1s..24h: first head byte to the request body's last; then 408
 };
@@ -39,6 +41,21 @@ struct upstream_deadlines {
     milliseconds response_head{60'000};  // `response_head` 100ms..1h: request sent to response head; then 504
     milliseconds body_stall{60'000};     // `body_stall` 100ms..1h: no byte of the response body; then close
     milliseconds idle{55'000};           // `idle` 100ms..1h: pooled connection unused; then closed. Keep below the upstream's own
+};
+
+// A certificate with its key, both PEM: `[[tls.certificate]]`.
+struct certificate {
+    std::string chain;  // `chain`: the server's certificate first, then those that lead to a root
+    std::string key;    // `key`: without a passphrase, for nobody is there to type it
+};
+
+enum class tls_version : std::uint8_t { v1_2, v1_3 };
+
+// `[tls]`. Certificates are read at start.
+struct tls_settings {
+    std::vector<endpoint> listen;                     // `listen`: as the top-level one; clients speak TLS here. Empty: nowhere
+    std::vector<certificate> certificates;            // the first one with the name that a client asks for; else the first of all
+    tls_version minimum_version = tls_version::v1_2;  // `minimum_version` "1.2" or "1.3": older clients get an alert
 };
 
 // What one client may cost.
@@ -109,7 +126,7 @@ struct log_settings {
 };
 
 struct settings {
-    std::vector<endpoint> listen{{"127.0.0.1", 8080}};  // `listen`
+    std::vector<endpoint> listen{{"127.0.0.1", 8080}};  // `listen`; empty where all clients come by TLS
     endpoint admin_listen{"127.0.0.1", 8081};           // `admin_listen`: /livez, /readyz, /metrics; loopback by default
     std::string data_dir = "latchkey-data";             // `data_dir`: keys.db, usage.db, admin.sock
     std::uint32_t workers = 0;                          // `workers` 0: one a core; else 1..256
@@ -118,6 +135,7 @@ struct settings {
     milliseconds takeover{30'000};  // `takeover` 1s..10min: start of a successor (reload) to its first request
     milliseconds resolve{30'000};   // `resolve` 1s..1h: upstreams' names are looked up again this often
     limits limit;                   // [limits]
+    tls_settings tls;               // [tls]
     client_deadlines client;        // [client]
     key_settings keys;              // [keys]
     usage_settings usage;           // [usage]

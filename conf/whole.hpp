@@ -16,6 +16,8 @@ struct place {
 // Where things stand in the file; `apis` is shorter than settings.apis where that is not known.
 struct places {
     place listen;
+    place tls;
+    place tls_listen;
     place admin_listen;
     place limits;
     place memory;

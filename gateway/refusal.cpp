@@ -18,6 +18,7 @@ constexpr std::array<refusal_text, static_cast<std::size_t>(refusal::count_)> ta
     {400, "Bad Request", "forbidden_field", "The request has a field that clients may not send.", true, false, 0},
     {501, "Not Implemented", "unknown_transfer_coding", "The only transfer coding taken is chunked.", true, false, 0},
     {505, "HTTP Version Not Supported", "version_not_supported", "The versions taken are HTTP/1.0 and HTTP/1.1.", true, false, 0},
+    {400, "Bad Request", "tls_required", "This port takes HTTPS only: begin the address with https://.", true, false, 0},
     {405, "Method Not Allowed", "method_not_allowed", "CONNECT and TRACE are not passed on.", true, false, 0},
     {417, "Expectation Failed", "expectation_failed", "The only expectation taken is 100-continue.", true, false, 0},
     {431, "Request Header Fields Too Large", "head_too_large", "The request's header section is too large.", true, false, 0},

@@ -18,6 +18,7 @@ enum class refusal : std::uint8_t {
     forbidden_field,
     unknown_transfer_coding,
     version_not_supported,
+    tls_required,
     method_not_allowed,
     expectation_failed,
     head_too_large,

@@ -390,6 +390,7 @@ task<bool> session::relay_rest(exchange& x, body_kind kind, std::uint64_t left, 
             w_.ring().commit();
             committed(x);
         }
+        if (client_.tls()) co_await end_tls();
         client_.shutdown_write();
     }
     co_return true;

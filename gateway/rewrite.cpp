@@ -32,7 +32,8 @@ void write_forwarding(writer& w, head const& h, forward_context const& c) noexce
     auto const proto = prior(field_id::forwarded_proto);
     auto const host = prior(field_id::forwarded_host);
     auto const port = prior(field_id::forwarded_port);
-    w << "X-Forwarded-Proto: " << (proto.empty() ? "http" : proto) << "\r\n";
+    std::string_view const ours = c.tls ? "https" : "http";
+    w << "X-Forwarded-Proto: " << (proto.empty() ? ours : proto) << "\r\n";
     if (!host.empty() || !c.frame->host.empty()) w << "X-Forwarded-Host: " << (host.empty() ? c.frame->host : host) << "\r\n";
     w << "X-Forwarded-Port: " << (port.empty() ? c.listener_port : port) << "\r\n";
 
@@ -41,7 +42,7 @@ void write_forwarding(writer& w, head const& h, forward_context const& c) noexce
     bool const v6 = c.client_address.find(':') != std::string_view::npos;
     w << (v6 ? "for=\"[" : "for=") << c.client_address << (v6 ? "]\"" : "");
     if (!c.frame->host.empty()) w << ";host=\"" << c.frame->host << "\"";
-    w << ";proto=http\r\n";
+    w << ";proto=" << ours << "\r\n";
 }
 
 void write_trace(writer& w, head const& h, forward_context const& c) noexcept {

@@ -25,6 +25,7 @@ struct forward_context {
     std::string_view trace_id;   // 32 lower-case hex, for a traceparent that we make
     std::string_view span_id;    // 16
     bool bearer_is_key = false;  // `Authorization: Bearer` holds the key, and is removed
+    bool tls = false;            // the client came by TLS
     bool trusted_peer = false;   // forwarding fields are appended to, not replaced
 };
 

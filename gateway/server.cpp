@@ -125,7 +125,8 @@ struct server::impl {
     common shared;
     std::vector<std::unique_ptr<worker>> workers;
     std::vector<std::uint16_t> ports;
-    std::vector<listen_point> listeners;  // in the order of settings.listen
+    std::vector<std::uint16_t> tls_ports;
+    std::vector<listen_point> listeners;  // in the order of settings.listen, then of settings.tls.listen
     std::vector<std::size_t> unused;      // of what was inherited
     std::vector<int> silent;              // bound, and not listening yet
     bool bound = false;
@@ -158,13 +159,29 @@ struct server::impl {
 
     // An address goes on with the sockets that it had, all of them: closing one would reset the clients in its queue. A port that
     // the kernel chose is known by where its address stands in the settings.
-    std::vector<int> take(conf::endpoint const& at, std::vector<listen_point>& inherited) {
+    std::vector<int> take(conf::endpoint const& at, bool tls, std::vector<listen_point>& inherited) {
         for (auto& from : inherited) {
             if (from.at.host != at.host || from.sockets.empty()) continue;
-            if (from.at.port == at.port || (at.port != 0 && port_of(from.sockets.front()) == at.port))
+            if ((from.at.port == at.port && from.tls == tls) || (at.port != 0 && port_of(from.sockets.front()) == at.port))
                 return std::exchange(from.sockets, {});
         }
         return {};
+    }
+
+    void bind(conf::endpoint const& at, bool tls, std::vector<listen_point>& inherited, std::vector<std::uint16_t> const& known) {
+        auto sockets = take(at, tls, inherited);
+        bool const ours = std::find(known.begin(), known.end(), at.port) != known.end();
+        if (sockets.empty() && !ours) prove_free(at);
+        std::uint16_t port = sockets.empty() ? at.port : port_of(sockets.front());
+        while (sockets.size() < workers.size()) {
+            auto const b = bind_socket(at, port);
+            port = b.port;
+            sockets.push_back(b.descriptor);
+            silent.push_back(b.descriptor);
+        }
+        for (std::size_t i = 0; i < sockets.size(); ++i) workers[i % workers.size()]->listen(sockets[i], port, tls);
+        (tls ? tls_ports : ports).push_back(port);
+        listeners.push_back({at, tls, std::move(sockets)});
     }
 
     void bind(std::vector<listen_point> inherited) {
@@ -172,21 +189,8 @@ struct server::impl {
         std::vector<std::uint16_t> known;  // a port of ours may stay ours with another host: "127.0.0.1:80" becomes "0.0.0.0:80"
         for (auto const& from : inherited)
             if (!from.sockets.empty()) known.push_back(port_of(from.sockets.front()));
-        for (auto const& at : shared.settings.listen) {
-            auto sockets = take(at, inherited);
-            bool const ours = std::find(known.begin(), known.end(), at.port) != known.end();
-            if (sockets.empty() && !ours) prove_free(at);
-            std::uint16_t port = sockets.empty() ? at.port : port_of(sockets.front());
-            while (sockets.size() < workers.size()) {
-                auto const b = bind_socket(at, port);
-                port = b.port;
-                sockets.push_back(b.descriptor);
-                silent.push_back(b.descriptor);
-            }
-            for (std::size_t i = 0; i < sockets.size(); ++i) workers[i % workers.size()]->listen(sockets[i], port);
-            ports.push_back(port);
-            listeners.push_back({at, std::move(sockets)});
-        }
+        for (auto const& at : shared.settings.listen) bind(at, false, inherited, known);
+        for (auto const& at : shared.settings.tls.listen) bind(at, true, inherited, known);
         for (std::size_t i = 0; i < inherited.size(); ++i) {
             if (inherited[i].sockets.empty()) continue;
             unused.push_back(i);
@@ -300,6 +304,8 @@ std::vector<listen_point> const& server::listeners() const { return impl_->liste
 std::vector<std::size_t> const& server::unused() const { return impl_->unused; }
 std::vector<std::uint16_t> server::ports() const { return impl_->ports; }
 
+std::vector<std::uint16_t> server::tls_ports() const { return impl_->tls_ports; }
+
 result<void> server::publish(std::vector<keystore::shard_update> const& updates) {
     if (!impl_->started) {
         for (auto& w : impl_->workers) w->keys().apply(updates);
@@ -363,6 +369,9 @@ counters server::counters() const {
         out.upstream_failures += c.upstream_failures.get();
         out.upstream_retries += c.upstream_retries.get();
         out.upstream_connections += c.upstream_connections.get();
+        out.tls_handshakes += c.tls_handshakes.get();
+        out.tls_resumed += c.tls_resumed.get();
+        out.tls_handshakes_failed += c.tls_handshakes_failed.get();
         out.client_aborts += c.client_aborts.get();
         out.request_bytes += c.request_bytes.get();
         out.response_bytes += c.response_bytes.get();
@@ -375,11 +384,14 @@ std::string server::memory_bound() const {
     // Measured (tests/e2e/test_memory.py holds the sum against them): a connection with its session, coroutine frames and
     // upstream connection; a key with an application of its own; program, SQLite's caches, log, admin socket.
     constexpr std::size_t mib = 1U << 20U;
-    constexpr std::size_t connection_bytes = 8U << 10U;
+    constexpr std::size_t plain_bytes = 8U << 10U;
+    constexpr std::size_t tls_bytes =
+        56U << 10U;  // OpenSSL's state, a first message or a record in hand, one that waits to leave
     constexpr std::size_t key_bytes = 256;
     constexpr std::size_t program = 48 * mib;
     auto const& shared = impl_->shared;
     auto const& s = shared.settings;
+    std::size_t const connection_bytes = plain_bytes + (s.tls.listen.empty() ? 0 : tls_bytes);
     std::size_t const connections = s.limit.connections * connection_bytes;
     std::size_t const rings = shared.workers * s.usage.ring_bytes;
     std::size_t const keys = impl_->key_count * key_bytes;

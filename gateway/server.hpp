@@ -34,6 +34,9 @@ struct counters {
     std::uint64_t upstream_retries = 0;  // stale pooled connections replaced
     std::uint64_t upstream_connections = 0;
     std::uint64_t client_aborts = 0;
+    std::uint64_t tls_handshakes = 0;
+    std::uint64_t tls_resumed = 0;            // of these, by a ticket
+    std::uint64_t tls_handshakes_failed = 0;  // ended before they were done; without those that sent nothing and left
     std::uint64_t request_bytes = 0;
     std::uint64_t response_bytes = 0;
     std::uint64_t status_class[6] = {};  // [2] counts 2xx, ...; [0]: nothing was sent
@@ -41,7 +44,8 @@ struct counters {
 
 // A listen address and the sockets that stand for it.
 struct listen_point {
-    conf::endpoint at;         // as the settings have it: port 0 where the kernel chose one
+    conf::endpoint at;  // as the settings have it: port 0 where the kernel chose one
+    bool tls = false;
     std::vector<int> sockets;  // bound, and all listening once the server has started
 };
 
@@ -67,6 +71,7 @@ class server {
 
     // The ports actually bound, in the order of settings.listen.
     std::vector<std::uint16_t> ports() const;
+    std::vector<std::uint16_t> tls_ports() const;  // of settings.tls.listen
 
     // Every worker swaps the shards in; returns when all have, so that what they say is in force (law 5). Error `unavailable`
     // after 5 s, naming the workers that did not answer; the change stays posted. Before start(): on its thread only.

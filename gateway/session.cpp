@@ -8,6 +8,7 @@
 #include "base/clock.hpp"
 #include "base/log.hpp"
 #include "gateway/rewrite.hpp"
+#include "gateway/tls_session.hpp"
 #include "gateway/worker.hpp"
 
 namespace latchkey::gateway {
@@ -71,6 +72,7 @@ detached session::run() {
     unsigned pipelined = 0;  // requests in a row that stood in the buffer
     bool go_on = true;
     try {
+        if (at_.tls) go_on = co_await shake_hands();
         while (go_on) {
             if (begin_ == end_) {
                 in_.reset();
@@ -79,7 +81,7 @@ detached session::run() {
                 nudged_ = false;
                 client_.read_until(last_ns_ + ns(served_ == 0 ? deadlines.head : deadlines.idle));
                 io_result const r = co_await client_.read_next(w_.buffers(), in_);
-                if (r.ec == asio::error::no_buffer_space) co_await turn_away();
+                if (r.ec == asio::error::no_buffer_space) co_await turn_away(refusal::overloaded, 0);
                 if (r.ec || r.n == 0) break;
                 end_ = r.n;
                 pipelined = 0;
@@ -95,10 +97,9 @@ detached session::run() {
             }
             ++served_;
         }
-        if (linger_) {
-            in_.reset();  // what lingers holds no memory
-            co_await linger();
-        }
+        in_.reset();  // what lingers holds no memory
+        if (client_.tls() && !broken_) co_await end_tls();
+        if (linger_) co_await linger();
     } catch (std::exception const& e) {  // out of memory: this client is lost, the others are not
         log::error("session", "a connection was closed: {}", e.what());
         if (begin_ != end_) record_unserved();
@@ -107,12 +108,43 @@ detached session::run() {
     w_.finished(*this);
 }
 
+// The TLS handshake, before one deadline however its bytes drip (fault T2). False: there is no connection to go on with.
+task<bool> session::shake_hands() {
+    std::int64_t const until = last_ns_ + ns(w_.shared().settings.client.tls_handshake);
+    client_.read_until(until);
+    client_.write_until(until);
+    error_code ec;
+    do {
+        ec = co_await client_.handshake(*w_.shared().tls);
+        if (ec != asio::error::would_block) break;
+        ec = co_await client_.writable();
+    } while (!ec);
+    last_ns_ = steady_ns();
+    tls_session const* const tls = client_.tls();
+    if (!ec) {
+        w_.count().tls_handshakes.add();
+        if (tls->resumed()) w_.count().tls_resumed.add();
+        co_return !w_.draining();
+    }
+    if (ec == stream::plain_bytes()) {
+        std::uint64_t const seen = tls->received();
+        client_.drop_tls();
+        co_await turn_away(refusal::tls_required, seen);
+        co_return false;
+    }
+    // Who ends a connection without a word has only looked whether the port is open; and a drain is no failure.
+    bool const looked = ec != asio::error::timed_out && (!tls || tls->received() == 0);
+    if (!looked && !w_.draining()) w_.count().tls_handshakes_failed.add();
+    co_return false;
+}
+
 // --- The way of one request. Each step either goes on or names the reason why not; there is no way back.
 
 task<bool> session::exchange_once() {
     exchange x;
     current_ = &x;
     x.began_ns = last_ns_ = steady_ns();
+    if (client_.tls()) x.wire_began = client_.tls()->sent();
     try {
         refusal const why = co_await walk(x);
         if (x.uploading) {
@@ -231,13 +263,13 @@ refusal session::locate(exchange& x, head& h) {
     x.host = x.frame.host;
     request_target target;
     char* const bytes = in_.data() + (h.target.data() - in_.data());
-    refusal const why = normalise_target(bytes, h.target.size(), h.method, target);
+    refusal const why = normalise_target(bytes, h.target.size(), h.method, target, at_.tls);
     if (why != refusal::none) return why;
     x.path = x.forward_path = target.path;
     x.query = target.query;
     if (!target.authority.empty()) {
         if (x.frame.host.empty()) x.frame.host = x.host = target.authority;
-        if (!same_authority(target.authority, x.frame.host)) return refusal::invalid_host;
+        if (!same_authority(target.authority, x.frame.host, at_.tls)) return refusal::invalid_host;
     }
     host_name name;
     if (!x.frame.host.empty() && !parse_host(x.frame.host, name)) return refusal::invalid_host;
@@ -295,6 +327,7 @@ refusal session::rewrite(exchange& x, head const& h, keystore::key_view const* k
     c.request_id = x.request_id;
     c.client_address = {address_text_.data(), address_size_};
     c.listener_port = at_.port_text;
+    c.tls = at_.tls;
     c.trace_id = trace.substr(0, 32);
     c.span_id = trace.substr(32, 16);
     c.trusted_peer = trusted_;
@@ -360,7 +393,11 @@ void session::finish(exchange& x) noexcept {
     }
     // A reset takes along what the kernel has not sent yet. Where some of that is of earlier responses, sound and on record, a
     // plain end must do: this one's length or missing last chunk shows the break.
-    if (x.hard_close && (x.ends_by_close || client_.unsent() <= x.response_bytes)) client_.reset();
+    broken_ = broken_ || x.hard_close;
+    if (x.hard_close) {
+        std::uint64_t const ours = client_.tls() ? client_.tls()->sent() - x.wire_began : x.response_bytes;
+        if (x.ends_by_close || client_.unsent() <= ours) client_.reset();
+    }
     if (x.in_flight) w_.count().in_flight.subtract();
 }
 
@@ -452,18 +489,28 @@ task<bool> session::linger() {
     co_return true;
 }
 
-// There is no buffer to read a request into. It is answered unread, and on record like any other that could not be read.
-task<bool> session::turn_away() {
+// TLS says of an end that it is one.
+task<bool> session::end_tls() {
+    error_code ec;
+    client_.write_until(steady_ns() + ns(w_.shared().settings.client.write_stall));
+    while (!ec && client_.close_notify() == asio::error::would_block) ec = co_await client_.writable();
+    co_return !ec;
+}
+
+// A request that is answered unread, and on record like any other that could not be read: there is no buffer for it, or it came
+// in clear where TLS is spoken (of which `seen` bytes are gone).
+task<bool> session::turn_away(refusal why, std::uint64_t seen) {
     exchange x;
     current_ = &x;
     idle_ = false;
     x.began_ns = last_ns_ = steady_ns();
+    if (client_.tls()) x.wire_began = client_.tls()->sent();
     auto const nowhere = w_.nowhere();
     io_result const r = client_.read_now(nowhere.data(), nowhere.size());
-    x.request_bytes = r.n;
-    x.recorded = r.ec || r.n == 0;  // it ended: no request
+    x.request_bytes = seen + r.n;
+    x.recorded = x.request_bytes == 0;  // it ended: no request
     try {
-        if (!x.recorded) co_await refuse(x, refusal::overloaded);
+        if (!x.recorded) co_await refuse(x, why);
     } catch (std::bad_alloc const&) {
         break_off(x, usage::outcome::refused);
     }
@@ -495,7 +542,9 @@ void session::sweep(std::int64_t now_ns) noexcept {
 }
 
 void session::end_if_idle() noexcept {
-    if (idle_) client_.cancel_read();
+    if (!idle_) return;
+    client_.cancel_read();
+    client_.cancel_write();  // a handshake can wait for that, too
 }
 
 void session::end_now() noexcept {

@@ -93,6 +93,7 @@ struct exchange {
     std::uint16_t status = 0;
     std::uint64_t request_bytes = 0;
     std::uint64_t response_bytes = 0;
+    std::uint64_t wire_began = 0;  // of TLS: what had left before this response
     bool recorded = false;
 };
 
@@ -132,7 +133,9 @@ class session : public boost::intrusive::list_base_hook<> {
     bool may_keep(exchange const&) const noexcept;
     bool more_waits(exchange const&) const noexcept;
     task<bool> linger();
-    task<bool> turn_away();
+    task<bool> turn_away(refusal why, std::uint64_t seen);
+    task<bool> shake_hands();
+    task<bool> end_tls();
 
     // --- the upstream (relay.cpp)
     bool lease_pooled(exchange&);
@@ -173,6 +176,7 @@ class session : public boost::intrusive::list_base_hook<> {
     std::uint8_t address_size_ = 0;
     bool trusted_ = false;
     bool linger_ = false;  // read what the client still sends before closing, so that it sees our answer (RFC 9112 section 9.6)
+    bool broken_ = false;  // a response was broken off: its end must not look like one
     bool idle_ = true;
     bool nudged_ = false;
     std::uint64_t served_ = 0;

@@ -9,6 +9,8 @@
 #include <cerrno>
 #include <new>
 
+#include "gateway/tls_session.hpp"
+
 namespace latchkey::gateway {
 namespace {
 
@@ -16,7 +18,7 @@ using status = asio::detail::reactor_op::status;
 
 error_code last_error() noexcept { return {errno, boost::system::system_category()}; }
 
-io_result receive(int descriptor, char* data, std::size_t size, int flags) noexcept {
+io_result receive_from(int descriptor, char* data, std::size_t size, int flags) noexcept {
     for (;;) {
         ssize_t const n = ::recv(descriptor, data, size, flags | MSG_DONTWAIT);
         if (n >= 0) return {{}, static_cast<std::size_t>(n)};
@@ -31,7 +33,7 @@ bool would_block(error_code const& ec) noexcept { return ec == asio::error::woul
 
 io_result peek(int descriptor) noexcept {
     char byte = 0;
-    return receive(descriptor, &byte, 1, MSG_PEEK);
+    return receive_from(descriptor, &byte, 1, MSG_PEEK);
 }
 
 stream::stream(reactor& r) : reactor_(r), read_(*this), write_(*this) {
@@ -68,6 +70,7 @@ void stream::close() noexcept {
     descriptor_ = -1;
     reactor_.cleanup_descriptor_data(data_);
     data_ = nullptr;
+    tls_.reset();
 }
 
 void stream::reset() noexcept {
@@ -86,7 +89,41 @@ std::size_t stream::unsent() const noexcept {
     return descriptor_ >= 0 && ::ioctl(descriptor_, SIOCOUTQ, &bytes) == 0 && bytes > 0 ? static_cast<std::size_t>(bytes) : 0;
 }
 
+// --- TLS
+
+stream::handshake_awaiter stream::handshake(tls_context const& c) noexcept {
+    read_.handshake = &c;
+    read_.ec_ = {};
+    read_.finished = tls_ && shake_hands(read_) != status::not_done;
+    return {*this};
+}
+
+void stream::drop_tls() noexcept { tls_.reset(); }
+
+error_code stream::close_notify() noexcept { return tls_ ? tls_->close_notify() : error_code{}; }
+
+// Runs when the client's bytes have come: before, a connection holds nothing of TLS.
+status stream::shake_hands(read_op& o) noexcept {
+    if (!tls_) tls_ = tls_session::make(*o.handshake, descriptor_);
+    if (!tls_) {
+        o.ec_ = asio::error::no_memory;
+        return status::done;
+    }
+    switch (tls_->handshake()) {
+        case tls_session::progress::wants_read: return status::not_done;
+        case tls_session::progress::done: break;
+        case tls_session::progress::wants_write: o.ec_ = asio::error::would_block; break;
+        case tls_session::progress::plain: o.ec_ = plain_bytes(); break;
+        case tls_session::progress::failed: o.ec_ = asio::error::connection_aborted; break;
+    }
+    return tls_->drained() ? status::done_and_exhausted : status::done;
+}
+
 // --- reading
+
+io_result stream::receive(char* data, std::size_t size) noexcept {
+    return tls_ ? tls_->read(data, size) : receive_from(descriptor_, data, size, 0);
+}
 
 stream::read_awaiter stream::read_next(buffer_pool& pool, lease& into) noexcept {
     read_.data = nullptr;
@@ -94,6 +131,19 @@ stream::read_awaiter stream::read_next(buffer_pool& pool, lease& into) noexcept 
     read_.pool = &pool;
     read_.into = &into;
     read_.finished = false;
+    // What TLS holds already gives no event. (What is still in the kernel does, or the reactor knows of it.)
+    if (tls_ && !read_.pending && tls_->pending()) {
+        if (!into) into = pool.small();
+        auto const [ec, n] = into ? tls_->read(into.data(), into.size(), false) : io_result{asio::error::no_buffer_space, 0};
+        if (would_block(ec)) {
+            into.reset();
+        } else {
+            read_.ec_ = ec;
+            read_.bytes_transferred_ = n;
+            read_.finished = true;
+            ++at_once_;
+        }
+    }
     return {*this};
 }
 
@@ -105,7 +155,7 @@ stream::read_awaiter stream::read_more(char* data, std::size_t size) noexcept {
     read_.into = nullptr;
     read_.finished = false;
     if (descriptor_ >= 0 && !read_.pending) {
-        auto const [ec, n] = receive(descriptor_, data, size, 0);
+        auto const [ec, n] = receive(data, size);
         if (!would_block(ec)) {
             read_.ec_ = ec;
             read_.bytes_transferred_ = n;
@@ -118,7 +168,7 @@ stream::read_awaiter stream::read_more(char* data, std::size_t size) noexcept {
 
 io_result stream::read_now(char* data, std::size_t size) noexcept {
     if (descriptor_ < 0) return {asio::error::bad_descriptor, 0};
-    return receive(descriptor_, data, size, 0);
+    return receive(data, size);
 }
 
 void stream::watch(watcher f, void* context) noexcept {
@@ -136,7 +186,8 @@ void stream::start_read(std::coroutine_handle<> h) noexcept {
         reactor_.post_immediate_completion(&read_, true);
         return;
     }
-    if (!read_.pending) arm_read(true);  // else a watch was waiting: it serves this read now
+    // Else a watch was waiting: it serves this read now. A client that was just accepted has mostly not spoken yet.
+    if (!read_.pending) arm_read(!read_.handshake);
 }
 
 void stream::arm_read(bool try_first) noexcept {
@@ -150,11 +201,14 @@ void stream::arm_read(bool try_first) noexcept {
 // Runs inside the loop when the descriptor became readable (or at once, where the reactor knows of unread bytes).
 status stream::perform_read(asio::detail::reactor_op* base) {
     auto& o = *static_cast<read_op*>(base);
-    int const descriptor = o.owner.descriptor_;
     if (o.watch) {
-        auto const [ec, n] = peek(descriptor);
+        auto const [ec, n] = peek(o.owner.descriptor_);
         return would_block(ec) ? status::not_done : status::done;  // not exhausted: what is there is still to be read
     }
+    return o.handshake ? o.owner.shake_hands(o) : o.owner.fill(o);
+}
+
+status stream::fill(read_op& o) noexcept {
     char* data = o.data;
     std::size_t size = o.size;
     if (!data) {
@@ -166,14 +220,15 @@ status stream::perform_read(asio::detail::reactor_op* base) {
         data = o.into->data();
         size = o.into->size();
     }
-    auto const [ec, n] = receive(descriptor, data, size, 0);
+    auto const [ec, n] = receive(data, size);
     if (would_block(ec)) {
         if (!o.data) o.into->reset();
         return status::not_done;
     }
     o.ec_ = ec;
     o.bytes_transferred_ = n;
-    return n < size ? status::done_and_exhausted : status::done;
+    bool const drained = tls_ ? tls_->drained() : n < size;
+    return drained ? status::done_and_exhausted : status::done;
 }
 
 void stream::complete_read(void* owner, asio::detail::operation* base, error_code const&, std::size_t) {
@@ -181,6 +236,7 @@ void stream::complete_read(void* owner, asio::detail::operation* base, error_cod
     o.pending = false;
     o.owner.at_once_ = 0;
     if (!owner) return;  // the loop is being destroyed
+    if (o.owner.nudged_ && o.ec_ == asio::error::operation_aborted && !o.owner.look_again()) return;
     if (o.watch) {
         auto const f = std::exchange(o.watch, nullptr);
         f(o.context);
@@ -189,25 +245,27 @@ void stream::complete_read(void* owner, asio::detail::operation* base, error_cod
     if (auto const h = std::exchange(o.waiting, {})) h.resume();
 }
 
+// The wait was ended by a nudge: its try is made up for. False: there was nothing after all, and it waits on.
+bool stream::look_again() noexcept {
+    nudged_ = false;
+    if (read_expired_ || read_.watch || descriptor_ < 0) return true;
+    read_.ec_ = {};
+    if (perform_read(&read_) != status::not_done) return true;
+    arm_read(false);
+    return false;
+}
+
 io_result stream::take_read() noexcept {
     read_.finished = false;
-    if (read_.ec_ == asio::error::operation_aborted) {
-        if (read_expired_) return {asio::error::timed_out, 0};
-        if (nudged_ && descriptor_ >= 0) {
-            if (!read_.data) {
-                if (!*read_.into) *read_.into = read_.pool->small();
-                if (!*read_.into) return {asio::error::no_buffer_space, 0};
-                return receive(descriptor_, read_.into->data(), read_.into->size(), 0);
-            }
-            return receive(descriptor_, read_.data, read_.size, 0);
-        }
-    }
+    read_.handshake = nullptr;
+    if (read_.ec_ == asio::error::operation_aborted && read_expired_) return {asio::error::timed_out, 0};
     return {read_.ec_, read_.bytes_transferred_};
 }
 
 // --- writing
 
 io_result stream::write_now(std::span<iovec const> pieces) noexcept {
+    if (tls_) return write_records(pieces);
     if (pieces.size() == 1) return write_now(static_cast<char const*>(pieces[0].iov_base), pieces[0].iov_len);
     if (descriptor_ < 0) return {asio::error::bad_descriptor, 0};
     msghdr message{};
@@ -221,7 +279,17 @@ io_result stream::write_now(std::span<iovec const> pieces) noexcept {
     }
 }
 
+io_result stream::write_records(std::span<iovec const> pieces) noexcept {
+    io_result const r = tls_->write(pieces);
+    if (read_.pending && tls_->read_wants_write()) end_by_nudge();
+    return r;
+}
+
 io_result stream::write_now(char const* data, std::size_t size) noexcept {
+    if (tls_) {
+        iovec const piece{const_cast<char*>(data), size};
+        return write_records({&piece, 1});
+    }
     if (descriptor_ < 0) return {asio::error::bad_descriptor, 0};
     for (;;) {
         ssize_t const n = ::send(descriptor_, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -279,12 +347,16 @@ bool stream::expire(std::int64_t now_ns) noexcept {
 void stream::nudge() noexcept {
     if (descriptor_ < 0 || !read_.pending) return;
     auto const [ec, n] = peek(descriptor_);
-    if (would_block(ec)) return;
-    nudged_ = true;
+    if (!would_block(ec)) end_by_nudge();
+}
+
+void stream::end_by_nudge() noexcept {
     cancel_read();
+    nudged_ = true;
 }
 
 void stream::cancel_read() noexcept {
+    nudged_ = false;
     if (descriptor_ >= 0 && read_.pending) reactor_.cancel_ops_by_key(descriptor_, data_, reactor::read_op, &read_);
 }
 

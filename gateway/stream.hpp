@@ -10,6 +10,9 @@
 // The price of 1: with edge-triggered epoll, an end of stream that arrives together with the last bytes gives no second event.
 // So whoever needs more of a message that has begun reads with read_more(), which tries first; and who waits between
 // messages with read_next() is nudged by the worker's sweep.
+//
+// After handshake() all bytes here are those inside TLS. What differs then: a write that says would_block must be tried again
+// with the very bytes that are left (a record has gone out in part), and an end is told by close_notify().
 
 #include <sys/uio.h>
 
@@ -17,6 +20,7 @@
 #include <boost/asio/detail/reactor_op.hpp>
 #include <coroutine>
 #include <cstdint>
+#include <memory>
 #include <span>
 
 #include "gateway/buffer_pool.hpp"
@@ -25,6 +29,8 @@
 namespace latchkey::gateway {
 
 using reactor = asio::detail::epoll_reactor;
+class tls_context;
+class tls_session;
 
 class stream {
   public:
@@ -43,8 +49,25 @@ class stream {
     bool is_open() const noexcept { return descriptor_ >= 0; }
     int descriptor() const noexcept { return descriptor_; }
     bool read_pending() const noexcept { return read_.pending; }
-    // Bytes written that the peer's kernel has not acknowledged yet (SIOCOUTQ). One system call.
+    // Bytes written that the peer's kernel has not acknowledged yet (SIOCOUTQ), of TLS with what that adds. One system call.
     std::size_t unsent() const noexcept;
+
+    // --- TLS, server side
+    struct [[nodiscard]] handshake_awaiter {
+        stream& s;
+        bool await_ready() const noexcept { return s.read_.finished; }
+        void await_suspend(std::coroutine_handle<> h) noexcept { s.start_read(h); }
+        error_code await_resume() const noexcept { return s.take_read().ec; }
+    };
+    // Waits for the client's part of the handshake, the first time straight after open(), and answers it. No error: it is done,
+    // and tls() is there. would_block: once more, when writable. plain_bytes: what came is no TLS. The context outlives the
+    // stream.
+    handshake_awaiter handshake(tls_context const&) noexcept;
+    static error_code plain_bytes() noexcept { return make_error_code(boost::system::errc::wrong_protocol_type); }
+    tls_session const* tls() const noexcept { return tls_.get(); }
+    void drop_tls() noexcept;  // go on in clear: for the answer to plain_bytes
+    // Tells the peer that nothing follows; nothing without TLS. would_block: once more, when writable.
+    error_code close_notify() noexcept;
 
     // --- one read at a time. n == 0 without error: end of stream.
 
@@ -109,7 +132,8 @@ class stream {
         lease* into = nullptr;
         watcher watch = nullptr;
         void* context = nullptr;
-        bool finished = false;  // read_more's first try succeeded: nothing to wait for
+        tls_context const* handshake = nullptr;  // it is this that is waited for
+        bool finished = false;                   // the first try succeeded: nothing to wait for
     };
     struct write_op : op {
         explicit write_op(stream& s) : op(&stream::perform_write, &stream::complete_write, s) {}
@@ -122,6 +146,12 @@ class stream {
     void start_read(std::coroutine_handle<>) noexcept;
     void start_write(std::coroutine_handle<>) noexcept;
     void arm_read(bool try_first) noexcept;
+    asio::detail::reactor_op::status fill(read_op&) noexcept;
+    asio::detail::reactor_op::status shake_hands(read_op&) noexcept;
+    io_result receive(char* data, std::size_t size) noexcept;
+    io_result write_records(std::span<iovec const> pieces) noexcept;
+    void end_by_nudge() noexcept;
+    bool look_again() noexcept;
     io_result take_read() noexcept;
 
     static constexpr unsigned at_once_max = 16;
@@ -137,6 +167,7 @@ class stream {
     std::int64_t write_deadline_ = 0;
     read_op read_;
     write_op write_;
+    std::unique_ptr<tls_session> tls_;
 };
 
 // recv() that tells the peer's whole state without taking bytes: would_block, 0 (end), n > 0, or the error.

@@ -129,9 +129,9 @@ std::size_t resolve(char* path, std::size_t size) noexcept {
     return w;
 }
 
-// "http://authority" in front of the path (RFC 9112 section 3.2.2). False: no valid absolute form.
-bool cut_authority(std::string_view& target, std::string_view& authority) noexcept {
-    constexpr std::string_view scheme = "http://";
+// "http://authority" in front of the path (RFC 9112 section 3.2.2), or "https://". False: no valid absolute form.
+bool cut_authority(std::string_view& target, std::string_view& authority, bool tls) noexcept {
+    std::string_view const scheme = tls ? "https://" : "http://";
     if (target.size() <= scheme.size() || !equals_lower(target.substr(0, scheme.size()), scheme)) return false;
     target.remove_prefix(scheme.size());
     auto const end = target.find_first_of("/?#");
@@ -142,7 +142,7 @@ bool cut_authority(std::string_view& target, std::string_view& authority) noexce
 
 }  // namespace
 
-refusal normalise_target(char* data, std::size_t size, std::string_view method, request_target& out) noexcept {
+refusal normalise_target(char* data, std::size_t size, std::string_view method, request_target& out, bool tls) noexcept {
     out = {};
     std::string_view target(data, size);
     if (target == "*") {
@@ -150,7 +150,7 @@ refusal normalise_target(char* data, std::size_t size, std::string_view method, 
         return method == "OPTIONS" ? refusal::none : refusal::invalid_target;
     }
     if (target.empty()) return refusal::invalid_target;
-    if (target.front() != '/' && !cut_authority(target, out.authority)) return refusal::invalid_target;
+    if (target.front() != '/' && !cut_authority(target, out.authority, tls)) return refusal::invalid_target;
 
     auto const mark = target.find('?');
     if (mark != std::string_view::npos) out.query = target.substr(mark);
@@ -216,13 +216,13 @@ bool parse_host(std::string_view authority, host_name& out) noexcept {
     return true;
 }
 
-bool same_authority(std::string_view a, std::string_view b) noexcept {
+bool same_authority(std::string_view a, std::string_view b, bool tls) noexcept {
     host_name x;
     host_name y;
     if (!parse_host(a, x) || !parse_host(b, y) || x.view() != y.view()) return false;
-    auto const port = [](std::string_view s) {
+    auto const port = [tls](std::string_view s) {
         auto const colon = s.rfind(':');
-        if (colon == std::string_view::npos || s.back() == ']' || colon + 1 == s.size()) return 80U;
+        if (colon == std::string_view::npos || s.back() == ']' || colon + 1 == s.size()) return tls ? 443U : 80U;
         unsigned n = 0;
         for (char const c : s.substr(colon + 1)) n = n * 10 + static_cast<unsigned>(c - '0');
         return n;

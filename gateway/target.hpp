@@ -18,9 +18,10 @@ struct request_target {
 };
 
 // Rewrites the bytes at [data, data + size) into the normal path followed by the query, somewhere inside that range.
+// The scheme of an absolute form must be the connection's: https where it is TLS, http where it is not.
 // Unreserved characters are decoded, repeated slashes merged, dot segments resolved; a path that climbs above its root, and
 // escapes that servers read in different ways (%00, %5C, overlong UTF-8, "..;"), are invalid_target.
-refusal normalise_target(char* data, std::size_t size, std::string_view method, request_target& out) noexcept;
+refusal normalise_target(char* data, std::size_t size, std::string_view method, request_target& out, bool tls = false) noexcept;
 
 // A host name for routing: lower-case, without port and trailing dot; in a buffer of its own.
 struct host_name {
@@ -32,7 +33,7 @@ struct host_name {
 // Checks `host [":" port]` (RFC 9110 section 7.2; no user info, no escapes). False: not valid.
 bool parse_host(std::string_view authority, host_name& out) noexcept;
 
-// Whether an absolute-form authority and a Host field mean the same host and port (80 where none is given).
-bool same_authority(std::string_view a, std::string_view b) noexcept;
+// Whether an absolute-form authority and a Host field mean the same host and port (where none is given 80, with TLS 443).
+bool same_authority(std::string_view a, std::string_view b, bool tls = false) noexcept;
 
 }  // namespace latchkey::gateway

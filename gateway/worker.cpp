@@ -60,6 +60,19 @@ conf::settings fitted(conf::settings s) {
     return s;
 }
 
+// Throws with every file, reason and remedy, a line each.
+std::unique_ptr<tls_context> certificates_of(conf::settings const& s) {
+    if (s.tls.listen.empty()) return nullptr;
+    std::vector<conf::finding> mistakes;
+    std::vector<conf::finding> warnings;
+    auto out = tls_context::load(s.tls, mistakes, warnings);
+    for (auto const& w : warnings) log::warn("tls", "{}", conf::to_text(w));
+    std::string text;
+    for (auto const& m : mistakes) text += (text.empty() ? "" : "\n") + conf::to_text(m);
+    if (!out) throw std::runtime_error(text.empty() ? "tls.listen has no certificate to show" : text);
+    return out;
+}
+
 std::uint64_t mix(std::uint64_t z) noexcept {  // SplitMix64's finalizer: a bijection
     z = (z ^ (z >> 30U)) * 0xbf58476d1ce4e5b9ULL;
     z = (z ^ (z >> 27U)) * 0x94d049bb133111ebULL;
@@ -115,6 +128,7 @@ int open_reserve() noexcept { return ::open("/dev/null", O_RDONLY | O_CLOEXEC); 
 common::common(conf::settings s, unsigned worker_count)
     : settings(fitted(std::move(s))),
       router(settings.apis),
+      tls(certificates_of(settings)),
       connections(settings.limit.connections, settings.limit.connections_per_address),
       small_buffer_bytes(small_buffer_for(settings.limit)),
       workers(worker_count) {
@@ -206,14 +220,14 @@ worker::~worker() {
     if (reserve_descriptor_ >= 0) ::close(reserve_descriptor_);
 }
 
-void worker::listen(int descriptor, std::uint16_t port) {
+void worker::listen(int descriptor, std::uint16_t port, bool tls) {
     auto a = std::make_unique<acceptor>(io_);
     sockaddr_storage bound{};
     socklen_t size = sizeof bound;
     ::getsockname(descriptor, reinterpret_cast<sockaddr*>(&bound), &size);
     a->socket.assign(bound.ss_family == AF_INET6 ? asio::ip::tcp::v6() : asio::ip::tcp::v4(), descriptor);
     a->socket.non_blocking(true);
-    a->address = {port, std::to_string(port)};
+    a->address = {port, std::to_string(port), tls};
     acceptors_.push_back(std::move(a));
 }
 

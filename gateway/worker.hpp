@@ -24,6 +24,7 @@
 #include "gateway/net.hpp"
 #include "gateway/router.hpp"
 #include "gateway/session.hpp"
+#include "gateway/tls_context.hpp"
 #include "gateway/upstream.hpp"
 #include "keystore/key_table.hpp"
 #include "usage/ring.hpp"
@@ -45,7 +46,7 @@ class tally {
 
 struct tallies {
     tally accepted, shed, requests, in_flight, forwarded, refused, upstream_failures, upstream_retries, client_aborts,
-        request_bytes, response_bytes, upstream_connections;
+        request_bytes, response_bytes, upstream_connections, tls_handshakes, tls_resumed, tls_handshakes_failed;
     std::array<tally, 6> status_class;
 };
 
@@ -56,6 +57,7 @@ struct common {
 
     conf::settings settings;
     gateway::router router;
+    std::unique_ptr<tls_context> tls;  // null where nobody listens for TLS
     connection_limit connections;
     std::size_t small_buffer_bytes;
     unsigned workers;
@@ -75,6 +77,7 @@ struct common {
 struct listener_address {
     std::uint16_t port = 0;
     std::string port_text;
+    bool tls = false;  // clients speak TLS there
 };
 
 class worker {
@@ -86,7 +89,7 @@ class worker {
 
     // --- before the thread starts
     // Takes over a listening descriptor.
-    void listen(int descriptor, std::uint16_t port);
+    void listen(int descriptor, std::uint16_t port, bool tls);
     keystore::key_table& keys() noexcept { return keys_; }
     void set_addresses(std::size_t api, std::size_t target, std::vector<tcp_endpoint> addresses);
 

@@ -255,12 +255,14 @@ reply admin_api::status() {
     for (auto const& f : gateway.figures)
         figures[f.labels.empty() ? f.name : fmt::format("{}{{{}}}", f.name, f.labels)] = f.value;
     json::array listen(gateway.listen.begin(), gateway.listen.end());
+    json::array tls_listen(gateway.tls_listen.begin(), gateway.tls_listen.end());
     return as_json({{"version", gateway.version},
                     {"ready", gateway.ready && !gateway.draining},
                     {"draining", gateway.draining},
                     {"started", format_time(gateway.started_ms)},
                     {"workers", gateway.workers},
                     {"listen", std::move(listen)},
+                    {"tls_listen", std::move(tls_listen)},
                     {"data_dir", gateway.data_dir},
                     {"store", {{"ok", store.ok}, {"detail", store.detail}, {"keys", store.keys}}},
                     {"usage",

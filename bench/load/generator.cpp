@@ -1,6 +1,7 @@
 #include "bench/load/generator.hpp"
 
 #include <fmt/format.h>
+#include <openssl/ssl.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -32,6 +33,19 @@ std::vector<std::string> read_keys(std::string const& file) {
     }
     if (keys.empty()) throw std::runtime_error("no keys in " + file);
     return keys;
+}
+
+// One for the whole process; it goes with it.
+SSL_CTX* client_rules() {
+    static SSL_CTX* const rules = [] {
+        SSL_CTX* const made = SSL_CTX_new(TLS_client_method());
+        if (made == nullptr) throw std::runtime_error("OpenSSL cannot be used");
+        SSL_CTX_set_mode(made, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+        SSL_CTX_set_session_cache_mode(made, SSL_SESS_CACHE_OFF);
+        SSL_CTX_set_read_ahead(made, 1);
+        return made;
+    }();
+    return rules;
 }
 
 std::int64_t to_ns(double seconds) { return static_cast<std::int64_t>(seconds * 1e9); }
@@ -108,10 +122,17 @@ class generator::connection final : public event_target {
         descriptor_ = connect_to(owner_.what().port);
         if (descriptor_ < 0) return false;
         owner_.loop().watch(descriptor_, *this);
+        if (owner_.what().tls) {
+            tls_ = SSL_new(client_rules());
+            SSL_set_fd(tls_, descriptor_);
+            SSL_set_connect_state(tls_);
+        }
         return true;
     }
 
     void close() noexcept {
+        SSL_free(tls_);
+        tls_ = nullptr;
         if (descriptor_ >= 0) ::close(descriptor_);
         descriptor_ = -1;
     }
@@ -143,6 +164,10 @@ class generator::connection final : public event_target {
         bool alive = (events & (EPOLLERR | EPOLLHUP)) == 0 || stage_ == stage::closing;
         if (alive && stage_ == stage::connecting) {
             if ((events & EPOLLOUT) == 0) return;
+            if (int const done = tls_ ? SSL_do_handshake(tls_) : 1; done != 1) {
+                if (outcome(done).what == io_result::closed) end();
+                return;
+            }
             stage_ = stage::ready;
             owner_.connected(*this);
             return;
@@ -166,7 +191,7 @@ class generator::connection final : public event_target {
         while (!unsent_.empty() || upload_left_ > 0) {
             bool const head = !unsent_.empty();
             auto const size = head ? unsent_.size() : static_cast<std::size_t>(std::min<std::int64_t>(upload_left_, 1 << 20));
-            auto const sent = send_some(descriptor_, head ? unsent_.data() : filler.data(), size);
+            auto const sent = send(head ? unsent_.data() : filler.data(), size);
             if (sent.what != io_result::moved) return sent.what == io_result::would_block;
             owner_.moved(0, sent.bytes);
             if (head) {
@@ -178,20 +203,34 @@ class generator::connection final : public event_target {
         return true;
     }
 
+    io_result outcome(int n) const noexcept {
+        if (n > 0) return {io_result::moved, static_cast<std::size_t>(n)};
+        int const why = SSL_get_error(tls_, n);
+        return {why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE ? io_result::would_block : io_result::closed, 0};
+    }
+    io_result send(char const* data, std::size_t size) noexcept {
+        return tls_ ? outcome(SSL_write(tls_, data, static_cast<int>(size))) : send_some(descriptor_, data, size);
+    }
+    io_result receive(char* data, std::size_t size) noexcept {
+        return tls_ ? outcome(SSL_read(tls_, data, static_cast<int>(size))) : receive_some(descriptor_, data, size);
+    }
+
     // `ends`: the other side has closed, and no event will say so again.
     bool read_all(bool ends) {
         static std::array<char, 256 * 1024> buffer;
         for (;;) {
             bool const skip = stage_ == stage::body;
-            auto const got = skip ? discard_some(descriptor_, static_cast<std::size_t>(body_left_))
-                                  : receive_some(descriptor_, buffer.data(), buffer.size());
+            auto const most = static_cast<std::size_t>(body_left_);
+            auto const got = !skip  ? receive(buffer.data(), buffer.size())
+                             : tls_ ? receive(buffer.data(), std::min(buffer.size(), most))
+                                    : discard_some(descriptor_, most);
             if (got.what == io_result::would_block) return true;
             if (got.what == io_result::closed) return false;
             owner_.moved(got.bytes, 0);
             if (stage_ != stage::head && stage_ != stage::body) return false;  // bytes that nobody asked for
             if (skip ? !body_arrived(got.bytes) : !text_arrived({buffer.data(), got.bytes})) return false;
             // A short read took all there was; what comes later has an event of its own.
-            if (descriptor_ < 0 || (!ends && !skip && got.bytes < buffer.size() && stage_ != stage::body)) return true;
+            if (descriptor_ < 0 || (!tls_ && !ends && !skip && got.bytes < buffer.size() && stage_ != stage::body)) return true;
         }
     }
 
@@ -236,6 +275,7 @@ class generator::connection final : public event_target {
 
     session& owner_;
     int descriptor_ = -1;
+    SSL* tls_ = nullptr;
     stage stage_ = stage::connecting;
     std::int64_t opened_ns_ = 0;
     std::int64_t due_ns_ = 0;
@@ -278,7 +318,7 @@ void generator::session::add_connection() {
 }
 
 void generator::session::connect_all() {
-    auto const give_up = now_ns() + 5 * second_ns;
+    auto const give_up = now_ns() + (plan_.tls ? 30 : 5) * second_ns;
     while (up_ < plan_.connections) {
         // A batch at a time: a listen queue is not endless.
         while (connections_.size() < plan_.connections && connections_.size() < up_ + 256) {

@@ -39,6 +39,7 @@ struct plan {
     std::int64_t body_bytes = -1;   // what every response body must be long; -1: anything whole
     std::string keys_file;          // CSV `name,key` with a header; a key is drawn from it for every request
     std::string key;                // instead of keys_file: one key for all
+    bool tls = false;               // by TLS, each connection with a whole handshake; certificates are not checked
     bool spin = true;               // poll without sleeping: no wake-ups that the proxy would have to pay for
     std::vector<int> pids;          // whose CPU time is measured
 };

@@ -5,8 +5,8 @@
 //   bench_load upstream=9000 mode=closed port=8080 keys=keys.csv one run
 //
 // Words: mode=closed|open|fresh|idle port=N connections=N warm=S seconds=S rate=N path=/bytes/1024 upload=BYTES status=N
-// body=BYTES keys=FILE key=TEXT spin=0|1 pids=1,2,3 requests=N host=NAME spread=N (plan says what they mean). The word `release`
-// alone closes what an idle run left open.
+// body=BYTES keys=FILE key=TEXT tls=0|1 spin=0|1 pids=1,2,3 requests=N host=NAME spread=N (plan says what they mean). The word
+// `release` alone closes what an idle run left open.
 #include <fmt/format.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
@@ -78,6 +78,8 @@ void set(plan& into, std::string const& name, std::string const& value) {
         into.keys_file = value;
     else if (name == "key")
         into.key = value;
+    else if (name == "tls")
+        into.tls = value != "0";
     else if (name == "spin")
         into.spin = value != "0";
     else if (name == "pids")

@@ -67,6 +67,10 @@ TEST_CASE("the shipped latchkey.toml loads without findings and says the default
     CHECK(v.limit.memory == d.limit.memory);
     CHECK(v.limit.requests_per_connection == d.limit.requests_per_connection);
     CHECK(v.limit.response_head_bytes == d.limit.response_head_bytes);
+    CHECK(v.tls.listen.empty());
+    CHECK(v.tls.certificates.empty());
+    CHECK(v.tls.minimum_version == d.tls.minimum_version);
+    CHECK(v.client.tls_handshake == d.client.tls_handshake);
     CHECK(v.client.head == d.client.head);
     CHECK(v.client.idle == d.client.idle);
     CHECK(v.client.body_stall == d.client.body_stall);
@@ -108,7 +112,7 @@ TEST_CASE("the shipped latchkey.toml leaves no setting out") {
     std::ifstream in(shipped());
     std::string const text((std::istreambuf_iterator<char>(in)), {});
     // An unknown name makes the loader list every name it knows in that section.
-    for (std::string const section : {"", "[limits]\n", "[client]\n", "[keys]\n", "[usage]\n", "[log]\n"}) {
+    for (std::string const section : {"", "[limits]\n", "[tls]\n", "[client]\n", "[keys]\n", "[usage]\n", "[log]\n"}) {
         auto const got = conf::load_text(section + "zzzzzzzzzzzzzzzz = 1\n" + one_api, "t");
         REQUIRE(got.findings.size() == 1);
         auto names = got.findings[0].remedy.substr(got.findings[0].remedy.rfind(": ") + 2);
@@ -118,7 +122,7 @@ TEST_CASE("the shipped latchkey.toml leaves no setting out") {
             auto const name = names.substr(at, end == std::string::npos ? end : end - at);
             at = end == std::string::npos ? end : end + 2;
             INFO(section << name);
-            CHECK((has(text, "\n" + name + " = ") || has(text, "[" + name + "]")));
+            CHECK((has(text, "\n" + name + " = ") || has(text, "[" + name + "]") || has(text, "." + name + "]")));
         }
         CHECK(count >= 3);
     }
@@ -136,7 +140,17 @@ drain = 0
 head_bytes = "8KiB"
 target_bytes = 100
 requests_in_flight = 5
+[tls]
+listen = [":443", "[::1]:444"]
+minimum_version = "1.3"
+[[tls.certificate]]
+chain = "/etc/a.pem"
+key = "/etc/a.key"
+[[tls.certificate]]
+chain = "b.pem"
+key = "b.key"
 [client]
+tls_handshake = "2s"
 request = 0
 idle = "1h"
 [keys]
@@ -179,6 +193,13 @@ upstreams = ["http://[::1]", "http://10.0.0.1:1"]
     CHECK(v.limit.head_bytes == 8192);
     CHECK(v.limit.target_bytes == 100);
     CHECK(v.limit.requests_in_flight == 5);
+    REQUIRE(v.tls.listen.size() == 2);
+    CHECK(v.tls.listen[0].port == 443);
+    CHECK(v.tls.minimum_version == conf::tls_version::v1_3);
+    REQUIRE(v.tls.certificates.size() == 2);
+    CHECK(v.tls.certificates[0].key == "/etc/a.key");
+    CHECK(v.tls.certificates[1].chain == "b.pem");
+    CHECK(v.client.tls_handshake == 2s);
     CHECK(v.client.request == 0ms);
     CHECK(v.client.idle == 1h);
     CHECK(v.keys.prefix == "acme1");
@@ -414,4 +435,30 @@ TEST_CASE("nearest() suggests slips of the finger and nothing far off") {
     CHECK(conf::nearest("darin", names) == "drain");
     CHECK_FALSE(conf::nearest("colour", names));
     CHECK_FALSE(conf::nearest(std::string(5000, 'l'), names));
+}
+
+TEST_CASE("TLS that cannot work is named with its remedy") {
+    std::string const cert = "[[tls.certificate]]\nchain = \"c.pem\"\nkey = \"k.pem\"\n";
+    CHECK(has(all(with("[tls]\nlisten = \":443\"").findings), "t.toml:2:10: `tls.listen` has no certificate to show; add"));
+    CHECK(has(all(with(cert).findings), "nothing listens with it"));
+    CHECK(has(all(with("[tls]\nlisten = \":443\"\n[[tls.certificate]]\nchain = \"c.pem\"").findings), "has no `key`"));
+    CHECK(has(all(with("[tls]\nlisten = \":443\"\ncertificate = \"c.pem\"").findings), "write [[tls.certificate]]"));
+    CHECK(has(all(with("[tls]\nlisten = \"443x\"\n" + cert).findings), "wrong address"));
+    CHECK(has(all(with("[tls]\nlisten = \":443\"\nminimum_version = \"1.1\"\n" + cert).findings),
+              "'minimum_version' is none of its choices; write \"1.2\" or \"1.3\""));
+    CHECK(has(all(with("[client]\ntls_handshake = \"50ms\"").findings), "'tls_handshake' is out of range"));
+    CHECK(has(all(with("chain = \"c.pem\"").findings), "it belongs in [[tls.certificate]]"));
+}
+
+TEST_CASE("one port cannot be both plain and TLS, nor that of the admin side") {
+    std::string const tls = "[tls]\nlisten = [\":443\", \":443\"]\n[[tls.certificate]]\nchain = \"c\"\nkey = \"k\"";
+    CHECK(has(all(with(tls).findings), "`tls.listen` has port 443 of 0.0.0.0 twice"));
+    CHECK(has(all(with("listen = \":443\"\n" + tls).findings), "`tls.listen` has port 443 of 0.0.0.0, which `listen` has too"));
+    CHECK(has(all(with("admin_listen = \":443\"\n" + tls).findings), "which `tls.listen` has too"));
+}
+
+TEST_CASE("a gateway may speak nothing but TLS") {
+    auto const got = with("listen = []\n[tls]\nlisten = \":443\"\n[[tls.certificate]]\nchain = \"c.pem\"\nkey = \"k.pem\"");
+    CHECK(all(got.findings) == "");
+    CHECK(got.value.listen.empty());
 }

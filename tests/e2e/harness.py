@@ -20,11 +20,12 @@ import tempfile
 import time
 
 from upstream import Blackhole, Upstream, describe, refused_port
-from wire import SLOW, Broken, Fields, Malformed, RawClient, Response, TimedOut, bound, chunked, request_bytes, reset
+from wire import (SLOW, Broken, Fields, Malformed, RawClient, Response, TimedOut, TlsClient, bound, chunked, request_bytes, reset,
+                  tls_rules)
 
 # What the tests take from here although it lives elsewhere.
-__all__ = ["SLOW", "Blackhole", "Broken", "Malformed", "RawClient", "Response", "TimedOut", "Upstream", "bound", "chunked",
-           "describe", "refused_port", "request_bytes", "reset"]
+__all__ = ["SLOW", "Blackhole", "Broken", "Malformed", "RawClient", "Response", "TimedOut", "TlsClient", "Upstream", "bound",
+           "chunked", "describe", "refused_port", "request_bytes", "reset", "tls_rules"]
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Usage rings of this run lie in a folder of its own on tmpfs: those of killed gateways would stay in memory else.
@@ -166,8 +167,7 @@ class Gateway:
         wait_until(lambda: ready.exists() or not self.alive, timeout, "the ready file")
         assert self.alive, f"the gateway did not start (exit {self.process.returncode}):\n{self.log()[-3000:]}"
         told = wait_until(lambda: self._ready(ready), 5, "a whole ready file")
-        host, port = told["listen"][0].rsplit(":", 1)
-        self.address = (host, int(port))
+        self.address, self.tls_address = (self._first(told[name]) for name in ("listen", "tls_listen"))
         admin_host, admin_port = told["admin_listen"].rsplit(":", 1)
         self.admin_address = (admin_host, int(admin_port))
         self.told = told
@@ -228,6 +228,13 @@ class Gateway:
                 self.kill()
         assert code > 0, f"exit code {code}:\n{self.log()[-3000:]}"
         return self.log()
+
+    @staticmethod
+    def _first(addresses):
+        if not addresses:
+            return None
+        host, port = addresses[0].rsplit(":", 1)
+        return host, int(port)
 
     @staticmethod
     def _ready(file):
@@ -299,6 +306,12 @@ class Gateway:
 
     def client(self, **how):
         return RawClient(self.address, **how)
+
+    def tls_client(self, **how):
+        """Trusts the gateway's first certificate, unless told otherwise."""
+        if "trusted" not in how and "rules" not in how:
+            how["trusted"] = self.settings["tls"]["certificate"][0]["chain"]
+        return TlsClient(self.tls_address, **how)
 
     def admin(self, path):
         with RawClient(self.admin_address) as c:
@@ -375,6 +388,27 @@ def served(response, status=200):
 
 def told_fields(told):
     return Fields((n, v) for n, v in told["fields"])
+
+
+def certificate(folder, *names, stem="server", days=30, key="ec", words=()):
+    """A throw-away certificate of its own signature for these DNS names (default: localhost) in `folder`, as [[tls.certificate]]
+    wants it. days: from now, less than 0 for one that has expired; key: "ec" (P-256) or "rsa:BITS"; words: more for `openssl req`."""
+    names = names or ("localhost",)
+    chain, secret = pathlib.Path(folder) / f"{stem}.pem", pathlib.Path(folder) / f"{stem}.key"
+    kind = ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"] if key == "ec" else [key]
+    subprocess.run(["openssl", "req", "-x509", "-newkey", *kind, "-noenc", "-keyout", str(secret), "-out", str(chain),
+                    "-days", str(max(days, 1)), "-subj", f"/CN={names[0]}",
+                    "-addext", "subjectAltName=" + ",".join(f"DNS:{n}" for n in names), *words],
+                   check=True, capture_output=True, stdin=subprocess.DEVNULL)
+    if days < 1:
+        subprocess.run(["openssl", "x509", "-in", str(chain), "-signkey", str(secret), "-days", str(days), "-out", str(chain)],
+                       check=True, capture_output=True)
+    return {"chain": str(chain), "key": str(secret)}
+
+
+def tls_settings(*certificates, **more):
+    """Settings for a gateway that listens for TLS, beside its plain port: {"tls": ..., **more}."""
+    return {"tls": {"listen": ["127.0.0.1:0"], "certificate": list(certificates)}, **more}
 
 
 class Nginx:

@@ -6,6 +6,7 @@ Broken with what had arrived; a wait that is not answered raises TimedOut. A tes
 import os
 import re
 import socket
+import ssl
 import struct
 import time
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ class TimedOut(Exception):
 
 
 class Broken(Exception):
-    """The peer ended the connection inside a message. kind: 'fin' or 'reset'; partial: what had arrived."""
+    """The peer ended the connection inside a message. kind: as Reader.ended; partial: what had arrived."""
 
     def __init__(self, kind, partial=None):
         super().__init__(f"connection ended inside a message ({kind}); so far: {partial!r}"[:400])
@@ -86,7 +87,7 @@ class Reader:
         self.sock = sock
         self.buffer = bytearray()
         self.tap = tap
-        self.ended = None  # None, 'fin', 'reset'
+        self.ended = None  # None, 'fin', 'reset', or of TLS 'torn': an end without close_notify
 
     def fill(self, deadline):
         if self.ended:
@@ -99,9 +100,9 @@ class Reader:
             data = self.sock.recv(262144)
         except socket.timeout:
             raise TimedOut("no byte arrived in time") from None
-        except OSError:
-            self.ended = "reset"
-            raise Broken("reset") from None
+        except OSError as why:
+            self.ended = "torn" if isinstance(why, ssl.SSLEOFError) else "reset"
+            raise Broken(self.ended) from None
         if not data:
             self.ended = "fin"
             raise Broken("fin")
@@ -299,7 +300,7 @@ class RawClient:
         return self.response()
 
     def end(self, timeout=10):
-        """Waits for the peer to end the connection: 'fin' or 'reset'. Bytes that come first stay in `leftover`."""
+        """Waits for the peer to end the connection, and how (Reader.ended). Bytes that come first stay in `leftover`."""
         deadline = time.monotonic() + bound(timeout)
         try:
             while True:
@@ -315,6 +316,41 @@ class RawClient:
 
     def close(self):
         self.sock.close()
+
+
+class TlsClient(RawClient):
+    """One TLS connection to a server whose certificate is signed by `trusted` (a PEM file), or by anyone. `how`: see tls_rules();
+    `session`: of an earlier connection with the same `rules`, to resume."""
+
+    def __init__(self, address, trusted=None, name="localhost", rules=None, session=None, receive_buffer=None, **how):
+        super().__init__(address, receive_buffer)
+        self.rules = rules or tls_rules(trusted, **how)
+        try:
+            self.sock = self.rules.wrap_socket(self.sock, server_hostname=name, suppress_ragged_eofs=False, session=session)
+        except BaseException:
+            self.sock.close()
+            raise
+        self.reader.sock = self.sock
+
+    def shown(self):
+        """The certificate that the server showed, as DER."""
+        return self.sock.getpeercert(binary_form=True)
+
+
+def tls_rules(trusted=None, versions=None, alpn=None):
+    """A client's ssl.SSLContext. `versions`: (least, most) of ssl.TLSVersion."""
+    rules = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    rules.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0x80)  # an end without close_notify is told from one with it
+    if trusted:
+        rules.load_verify_locations(trusted)
+    else:
+        rules.check_hostname = False
+        rules.verify_mode = ssl.CERT_NONE
+    if versions:
+        rules.minimum_version, rules.maximum_version = versions
+    if alpn:
+        rules.set_alpn_protocols(alpn)
+    return rules
 
 
 def request_bytes(method="GET", target="/", key=None, fields=(), body=None, version="HTTP/1.1", host="test.example"):

@@ -333,3 +333,13 @@ TEST_CASE("an interim response goes on without framing and hop-by-hop fields") {
     write_interim_head(w, *m);
     CHECK(w.view() == "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
 }
+
+TEST_CASE("the upstream is told that the client came by TLS") {
+    rewriting r;
+    r.c.tls = true;
+    auto const lines = r.of(get("X-Forwarded-Proto: http\r\n"));
+    CHECK(has(lines, "X-Forwarded-Proto: https"));
+    CHECK(has(lines, "Forwarded: for=192.0.2.17;host=\"h\";proto=https"));
+    r.c.trusted_peer = true;  // it knows better how its client came
+    CHECK(has(r.of(get("X-Forwarded-Proto: http\r\n")), "X-Forwarded-Proto: http"));
+}

@@ -227,4 +227,17 @@ TEST_CASE("authorities are the same where host and port are") {
     CHECK_FALSE(same_authority("[::1]:81", "[::1]"));
     CHECK_FALSE(same_authority("", ""));
     CHECK_FALSE(same_authority("a b", "a b"));
+    CHECK(same_authority("a:443", "a", true));
+    CHECK_FALSE(same_authority("a:80", "a", true));
+}
+
+TEST_CASE("the scheme of an absolute form must be the connection's") {
+    auto const taken = [](std::string text, bool tls) {
+        request_target t;
+        return normalise_target(text.data(), text.size(), "GET", t, tls) == refusal::none && t.authority == "h";
+    };
+    CHECK(taken("http://h/a", false));
+    CHECK(taken("HTTPS://h/a", true));
+    CHECK_FALSE(taken("https://h/a", false));
+    CHECK_FALSE(taken("http://h/a", true));
 }
