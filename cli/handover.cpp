@@ -318,10 +318,14 @@ handover::handover(invocation_of_serve how, std::chrono::milliseconds bound, hoo
 }
 
 handover::~handover() {
+    close();
+    ::close(wake_);
+}
+
+void handover::close() {
     cancel();
     if (successor_) successor_->shut();
     if (thread_.joinable()) thread_.join();
-    ::close(wake_);
 }
 
 void handover::wait_for_predecessor() { predecessor_drains_ = true; }

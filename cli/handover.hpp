@@ -135,7 +135,7 @@ class handover {
         std::function<result<void>()> refresh, flush;
     };
     handover(invocation_of_serve, std::chrono::milliseconds bound, hooks);
-    ~handover();  // ends a successor that does not serve yet
+    ~handover();  // close()
     handover(handover const&) = delete;
     handover& operator=(handover const&) = delete;
 
@@ -147,6 +147,7 @@ class handover {
     int wake() const noexcept { return wake_; }  // readable when turn() has something to do
     bool turn();                                 // starts what is wished. True: a successor serves, this process is to drain
     void cancel();                               // this process is to stop: a successor that does not serve yet is ended
+    void close();                                // cancel(), and no hook is called any more
 
     // --- any thread
     void ask();  // SIGHUP

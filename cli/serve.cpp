@@ -231,6 +231,7 @@ class gateway_process {
     ~gateway_process() {
         handover_.cancel();
         stop(0ms);
+        handover_.close();  // it answers the successor by what is about to go
         if (before_ != nullptr) before_->forget_hooks();
     }
 
