@@ -120,6 +120,7 @@ task<bool> session::shake_hands() {
         ec = co_await client_.writable();
     } while (!ec);
     last_ns_ = steady_ns();
+    if (!client_.is_open()) co_return false;  // it was ended meanwhile
     tls_session const* const tls = client_.tls();
     if (!ec) {
         w_.count().tls_handshakes.add();

@@ -142,7 +142,7 @@ bool tls_context::add(conf::certificate const& c, conf::tls_version least, std::
     };
     ERR_clear_error();
     auto const chain = read_pem(c.chain);
-    auto const secret = read_pem(c.key);
+    auto secret = read_pem(c.key);
     if (!chain.problem.empty()) wrong(c.chain, chain.problem, "check `chain` and the file's permissions");
     if (!secret.problem.empty()) wrong(c.key, secret.problem, "check `key` and the file's permissions");
 
@@ -180,6 +180,7 @@ bool tls_context::add(conf::certificate const& c, conf::tls_version least, std::
             odd(c.key, "is a private key that everyone may read", fmt::format("run: chmod o-r {}", c.key));
         ERR_clear_error();
     }
+    OPENSSL_cleanse(secret.text.data(), secret.text.size());
     if (mistakes.size() != before) return false;
 
     if (X509_check_private_key(leaf.get(), key.get()) != 1) {

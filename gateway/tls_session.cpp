@@ -285,12 +285,13 @@ io_result tls_session::write(std::span<iovec const> pieces) noexcept {
 
 error_code tls_session::close_notify() noexcept {
     if (broken_ || !established_ || write_pending_) return {};
+    bool const said = (SSL_get_shutdown(ssl_) & SSL_SENT_SHUTDOWN) != 0;
+    if (said && !notify_pending_) return {};
     ERR_clear_error();
     int const r = SSL_shutdown(ssl_);
-    if (r >= 0) return {};
-    bool const blocked = SSL_get_error(ssl_, r) == SSL_ERROR_WANT_WRITE;
+    notify_pending_ = r < 0 && SSL_get_error(ssl_, r) == SSL_ERROR_WANT_WRITE;
     ERR_clear_error();
-    return blocked ? error_code(asio::error::would_block) : error_code();
+    return notify_pending_ ? error_code(asio::error::would_block) : error_code();
 }
 
 }  // namespace latchkey::gateway

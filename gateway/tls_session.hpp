@@ -80,7 +80,8 @@ class tls_session {
     bool plain_ = false;
     bool reading_ = false;
     bool read_wants_write_ = false;
-    bool write_pending_ = false;
+    bool write_pending_ = false;   // a record has left in part
+    bool notify_pending_ = false;  // likewise the word of our end
     bool hello_too_long_ = false;
     unsigned receives_ = 0;  // since the last plain byte
     unsigned replies_ = 0;   // likewise: what the client made us send

@@ -24,7 +24,7 @@ struct gateway_state {
     std::string version;
     std::int64_t started_ms = 0;  // wall clock
     unsigned workers = 0;
-    std::vector<std::string> listen;  // "127.0.0.1:8080", with the ports really bound
+    std::vector<std::string> listen;      // "127.0.0.1:8080", with the ports really bound
     std::vector<std::string> tls_listen;  // likewise, where TLS is spoken
     std::string data_dir;
     std::string power_cut_cost;   // one sentence: what a power cut can cost

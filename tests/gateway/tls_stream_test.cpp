@@ -286,6 +286,10 @@ TEST_CASE("our own end is told before the connection ends") {
     f.peer.hear(f.from_server());
     f.peer.take();
     CHECK(f.peer.told_of_end());
+    CHECK_FALSE(f.s.close_notify());  // once is enough, and a second call takes nothing that the client still says
+    f.to_server(f.exchange("late"));
+    CHECK(f.s.tls()->received() > 0);
+    CHECK(f.next().text == "late");
 }
 
 TEST_CASE("a damaged record ends the connection with an alert, and what came before it counts") {
