@@ -125,7 +125,7 @@ task<bool> session::shake_hands() {
     if (!ec) {
         w_.count().tls_handshakes.add();
         if (tls->resumed()) w_.count().tls_resumed.add();
-        co_return !w_.draining();
+        co_return !w_.draining() || w_.patient();
     }
     if (ec == stream::plain_bytes()) {
         std::uint64_t const seen = tls->received();

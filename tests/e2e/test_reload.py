@@ -1,4 +1,4 @@
-"""P4, P3: restart in place with live traffic, by `latchkey reload` and SIGHUP."""
+"""P4, P3, T3: restart in place with live traffic, by `latchkey reload` and SIGHUP."""
 import collections
 import concurrent.futures
 import contextlib
@@ -17,8 +17,8 @@ import time
 import pytest
 
 from conftest import run
-from harness import (PROGRAM, SLOW, Broken, Gateway, RawClient, TimedOut, Upstream, bound, problem, request_bytes, running, served,
-                     temporary_folder, unique, wait_until)
+from harness import (PROGRAM, SLOW, Broken, Gateway, RawClient, TimedOut, Upstream, bound, certificate, problem, request_bytes,
+                     running, served, temporary_folder, tls_settings, unique, wait_until)
 
 QUICK = {"client": {"idle": "1s"}, "usage": {"flush_interval": "50ms", "ring_bytes": "1MiB"}, "drain": f"{int(20 * SLOW)}s"}
 
@@ -587,6 +587,104 @@ def test_P4_killed_right_after_a_reload_the_next_start_counts_everything_once(li
         assert flying.response().body == b"late"
     assert live.end_of(old) == 0
     on_record(live, sent)
+
+
+# --- T3: certificates
+
+@pytest.fixture
+def secure(up):
+    gateway = Gateway(up, {**QUICK, **tls_settings(certificate(temporary_folder("rotated")))})
+    yield from run(gateway)
+
+
+def shown(client):
+    return client.sock.getpeercert(binary_form=True)
+
+
+def rotate(gateway):
+    """A new certificate in the files of the old one."""
+    files = gateway.settings["tls"]["certificate"][0]
+    certificate(pathlib.Path(files["chain"]).parent, stem=pathlib.Path(files["chain"]).stem)
+    return files
+
+
+def test_T3_new_handshakes_get_the_new_certificate_and_running_connections_go_on(secure, up):
+    key, path, go = secure.create_key()["key"], "/" + unique(), threading.Event()
+    up.on(path, lambda x: (x.send(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf"), go.wait(bound(20)), x.send(b"half")))
+    with secure.tls_client() as idle, secure.tls_client() as flying:
+        served(idle.get("/x", key))
+        flying.request("GET", path, key)
+        up.wait(lambda: up.seen(path))
+        before = shown(idle)
+        rotate(secure)
+        old = secure.reload()
+        with secure.tls_client() as c:  # trusts the new certificate only
+            assert shown(c) != before
+            served(c.get("/x", key))
+        r = idle.get("/x", key)
+        assert r.status == 200 and r.fields.get("connection") == "close"
+        go.set()
+        assert flying.response().body == b"halfhalf"
+    assert secure.end_of(old) == 0
+
+
+def test_T3_a_key_that_does_not_fit_keeps_the_certificate_that_is_served(secure):
+    key, files = secure.create_key()["key"], secure.settings["tls"]["certificate"][0]
+    kept = {name: pathlib.Path(file).read_bytes() for name, file in files.items()}
+    with secure.tls_client() as c:
+        before = shown(c)
+        rotate(secure)
+        new = {name: pathlib.Path(file).read_bytes() for name, file in files.items()}
+        for name, bad in (("key", kept["key"]), ("key", b"no key"), ("chain", b"no certificate")):
+            pathlib.Path(files[name]).write_bytes(bad)
+            refused(secure, files[name].rsplit("/", 1)[1])
+            pathlib.Path(files[name]).write_bytes(new[name])
+        served(c.get("/x", key))
+    pathlib.Path(files["chain"]).write_bytes(kept["chain"])  # only so that the client below trusts it
+    with secure.tls_client() as c:
+        assert shown(c) == before
+        served(c.get("/x", key))
+    pathlib.Path(files["chain"]).write_bytes(new["chain"])
+    secure.reload()
+    with secure.tls_client() as c:
+        assert shown(c) != before
+
+
+def test_T3_no_handshake_and_no_request_fails_while_certificates_rotate(secure):
+    key, over, sent, failures = secure.create_key()["key"], threading.Event(), [], []
+    known = [pathlib.Path(secure.settings["tls"]["certificate"][0]["chain"]).read_text()]
+    trusted = temporary_folder("trusted") / "all.pem"
+    trusted.write_text(known[0])
+
+    def ask():
+        while not over.is_set():
+            try:
+                with secure.tls_client(trusted=str(trusted)) as c:
+                    go_on = True
+                    while go_on and not over.is_set():
+                        name = unique("r")
+                        r = c.get("/x", key, [("X-Request-Id", name)])
+                        assert r.status == 200
+                        sent.append(name)
+                        go_on = r.fields.get("connection") != "close" and len(sent) % 5
+            except (OSError, Broken, TimedOut, AssertionError) as e:
+                failures.append(repr(e))
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        asking = [pool.submit(ask) for _ in range(3)]
+        for _ in range(5):
+            goal = len(sent) + 20
+            wait_until(lambda: len(sent) >= goal or failures, 30, "more answers")
+            rotate(secure)
+            known.append(pathlib.Path(secure.settings["tls"]["certificate"][0]["chain"]).read_text())
+            new = trusted.with_suffix(".new")
+            new.write_text("".join(known))
+            new.rename(trusted)
+            secure.reload()
+        over.set()
+        for a in asking:
+            a.result()
+    assert not failures, failures[:5]
+    on_record(secure, sent)
 
 
 # --- signals
