@@ -548,7 +548,6 @@ void handover::run() {
         settle(std::int64_t{s.pid});
         if (std::exchange(wished_, false)) s.line->send("again");
     }
-    hooks_.leave();
     poke();
     while (auto const m = s.line->receive()) answer(*s.line, *m);
 }

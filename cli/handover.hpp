@@ -131,7 +131,6 @@ class handover {
         std::function<result<void>(std::chrono::milliseconds)> quiet;  // admin calls end
         std::function<void()> resume;                                  // it failed: all as before
         std::function<void(std::vector<std::size_t> const& unused)> let_go;
-        std::function<void()> leave;  // whoever asked for the reload has the answer
         std::function<result<void>()> refresh, flush;
     };
     handover(invocation_of_serve, std::chrono::milliseconds bound, hooks);

@@ -326,9 +326,9 @@ class gateway_process {
             handed_over_ = draining_ = true;
             ready_file_->leave();
             lock_.reset();
+            admin_->hand_over();
             server_->hand_over(unused, std::min<std::chrono::milliseconds>(settings_.client.idle, patience_with_clients));
         };
-        h.leave = [this] { admin_->hand_over(); };
         h.refresh = [this]() -> result<void> {
             if (drained_) return {};
             auto done = keys_->refresh();

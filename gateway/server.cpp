@@ -320,7 +320,8 @@ result<void> server::publish(std::vector<keystore::shard_update> const& updates)
 void server::hand_over(std::vector<std::size_t> const& unused, std::chrono::milliseconds patience) {
     std::vector<int> last;
     for (auto const i : unused)
-        last.insert(last.end(), impl_->listeners.at(i).sockets.begin(), impl_->listeners.at(i).sockets.end());
+        if (i < impl_->listeners.size())
+            last.insert(last.end(), impl_->listeners.at(i).sockets.begin(), impl_->listeners.at(i).sockets.end());
     impl_->handed_over = true;
     auto const done = impl_->on_all([last, patience](worker& w) { w.hand_over(last, patience); });
     if (!done) log::error("handover", "worker {} has not let go of its listening sockets in 5 s", done.error().message);

@@ -30,6 +30,7 @@ namespace {
 constexpr auto sweep_interval = std::chrono::milliseconds(100);
 constexpr auto accept_pause = std::chrono::milliseconds(50);  // after EMFILE (fault R1)
 constexpr unsigned accepts_per_turn = 64;                     // then others get their turn
+constexpr unsigned last_accepts_max = 4096;                   // as many as a queue holds
 constexpr std::size_t large_buffer_bytes = 512U << 10U;
 constexpr std::size_t large_buffers_bytes_max = 16U << 20U;  // per worker, and no more than a quarter of its share
 constexpr std::size_t frames_kept = 64;
@@ -460,8 +461,11 @@ void worker::hand_over(std::vector<int> const& last, std::chrono::milliseconds p
         int const fd = a->socket.release(failed);
         if (failed) continue;
         if (std::find(last.begin(), last.end(), fd) != last.end())
-            for (int client = 0; (client = ::accept4(fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0;)
+            for (unsigned n = 0; n < last_accepts_max; ++n) {
+                int const client = ::accept4(fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+                if (client < 0) break;
                 adopt_or_close(client, a->address);
+            }
         ::close(fd);
     }
     maybe_stop();

@@ -460,7 +460,12 @@ void admin_server::own_socket_file() {
 }
 
 void admin_server::hand_over() {
-    asio::post(impl_->context, [i = impl_.get()] { i->shut(true); });
+    auto const done = std::make_shared<std::promise<void>>();
+    asio::post(impl_->context, [i = impl_.get(), done] {
+        i->shut(true);
+        done->set_value();
+    });
+    done->get_future().wait();
 }
 
 inherited_socket admin_server::admin_listener() const noexcept {

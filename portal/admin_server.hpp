@@ -68,7 +68,8 @@ class admin_server {
     void resume();
     // The file of an inherited socket is ours to remove from now on.
     void own_socket_file();
-    // Another process accepts on our sockets now, and owns the socket file: lets go of them. stop() follows.
+    // Another process accepts on our sockets now, and owns the socket file: lets go of them, and returns when no
+    // connection is accepted any more. Calls that run, and a client that is new, get their answer. stop() follows.
     void hand_over();
     inherited_socket admin_listener() const noexcept;  // as pause() to hand_over() leave it
     int health_listener() const noexcept;
