@@ -751,7 +751,8 @@ def test_P4_process_1_of_a_container_says_that_it_cannot(tmp_path, up):
     if subprocess.run([*inside, "true"], capture_output=True).returncode:
         pytest.skip("needs a process namespace of its own")
     ready = tmp_path / "ready"
-    words = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data", str(tmp_path / "data"), "--ready-file", str(ready)]
+    words = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data", str(tmp_path / "data"), "--ready-file",
+             str(ready)]
     with subprocess.Popen([*inside, PROGRAM, "serve", "--upstream", up.url, *words], stderr=subprocess.DEVNULL) as p:
         try:
             wait_until(ready.exists, 10, "the ready file")
