@@ -311,6 +311,8 @@ int open_file(std::string const& file, bool make, std::optional<unsigned> also_o
     struct stat about {};
     if (::fstat(descriptor, &about) != 0)
         said = system_says(file, "cannot be looked at", errno);
+    else if (S_ISREG(about.st_mode) && about.st_nlink == 0)  // by a process that looks for what others left, or that ends
+        said = refuse(errc::busy, file, "was removed meanwhile");
     else if (!S_ISREG(about.st_mode) || about.st_nlink != 1)
         said = refuse(errc::not_allowed, file, "is not a plain file with one name; remove it");
     else if (!is_ours(about.st_uid, also_of))

@@ -32,6 +32,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 os.environ["RUNTIME_DIRECTORY"] = tempfile.mkdtemp(prefix="latchkey-e2e-", dir="/dev/shm")
 atexit.register(shutil.rmtree, os.environ["RUNTIME_DIRECTORY"], ignore_errors=True)
 
+# A gateway that a gateway started becomes a child of this process when the one before it ends.
+assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0, "PR_SET_CHILD_SUBREAPER"
+
 PROGRAM = str(ROOT / os.environ.get("LATCHKEY", "build/release/latchkey"))
 SANITIZER = re.compile(r"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error:|SUMMARY: \w+Sanitizer|ERROR: LeakSanitizer")
 CSV_COLUMNS = ("time,request_id,application,application_id,key_id,api,method,host,path,status,outcome,request_bytes,"
@@ -105,7 +108,6 @@ class Successor:
     ended, too: this process then gets it as its child."""
 
     def __init__(self, pid):
-        assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0, "PR_SET_CHILD_SUBREAPER"
         self.pid, self.returncode = pid, None
 
     def poll(self):

@@ -36,7 +36,8 @@ def live(up):
 @pytest.fixture
 def copied(up):
     """The same with a program file of its own, that a test may replace."""
-    gateway = Gateway(up, {**QUICK, "takeover": "1s", "client": {"idle": "1h"}}, program=str(temporary_folder("program") / "latchkey"))
+    gateway = Gateway(up, {**QUICK, "takeover": "1s", "client": {"idle": "1h"}},
+                      program=str(temporary_folder("program") / "latchkey"))
     shutil.copy(PROGRAM, gateway.program)
     yield from run(gateway)
 
@@ -221,6 +222,29 @@ def test_P4_a_download_and_an_upload_in_flight_come_to_their_end(live, up):
     assert {r["path"]: r["outcome"] for r in live.export()} == {down: "served", upload: "served"}
 
 
+def waits(pid):
+    """How often the workers of a process went to sleep."""
+    tasks = [t for t in pathlib.Path(f"/proc/{pid}/task").iterdir() if (t / "comm").read_text().startswith("worker-")]
+    assert tasks
+    return sum(int((t / "status").read_text().split("\nvoluntary_ctxt_switches:")[1].split()[0]) for t in tasks)
+
+
+def test_P4_clients_of_the_successor_do_not_wake_the_process_that_drains(live, up):
+    path, go = "/" + unique(), threading.Event()
+    up.on(path, lambda x: (go.wait(bound(30)), x.answer(200, [], b"late")))
+    key = live.create_key()["key"]
+    with live.client() as flying:
+        flying.request("GET", path, key)
+        up.wait(lambda: up.seen(path))
+        old = live.reload()
+        before = waits(old.pid)
+        for _ in range(2000):
+            live.client().close()
+        assert waits(old.pid) - before < 300  # its sweeps, and nothing else: the sockets are in its epoll sets no more
+        go.set()
+        assert flying.response().body == b"late"
+
+
 def test_P4_an_idle_connection_gets_one_more_answer_and_a_silent_one_is_closed(live):
     key = live.create_key()["key"]
     with live.client() as asks, live.client() as fresh, live.client() as silent:
@@ -398,7 +422,8 @@ BROKEN = {
     "exits at once": ("#!/bin/sh\nexit 3\n", "exit code 3"),
     "is killed": ("#!/bin/sh\nkill -9 $$\n", "signal 9"),
     "hangs": ("#!/bin/sh\nexec sleep 100\n", "did not serve within 1000 ms (takeover)"),
-    "cannot take over": (SCRIPT + "until('sockets'); s.send(b'failed not my kind of gateway'); sys.exit(1)", "not my kind of gateway"),
+    "cannot take over": (SCRIPT + "until('sockets'); s.send(b'failed not my kind of gateway'); sys.exit(1)",
+                         "not my kind of gateway"),
     "dies when prepared": (SCRIPT + "until('sockets'); s.send(b'prepared'); os._exit(9)", "exit code 9"),
     "hangs when prepared": (SCRIPT + "until('sockets'); s.send(b'prepared'); time.sleep(100)", "takeover"),
     "dies when all is quiet": (SCRIPT + "until('sockets'); s.send(b'prepared'); until('quiet'); os._exit(9)", "exit code 9"),
@@ -772,7 +797,8 @@ def test_P4_twenty_reloads_leave_no_descriptor_no_process_no_thread_and_no_ring(
     def count():
         wait_until(lambda: not any(map(running, [p.pid for p in live.before])), 20, "the end of those before")
         # The listener of the process before, and what the start itself opened.
-        return len(os.listdir(f"/proc/{live.pid}/fd")), len(os.listdir(f"/proc/{live.pid}/task")), len(rings(live)), children(live.pid)
+        held = [len(os.listdir(f"/proc/{live.pid}/{what}")) for what in ("fd", "task")]
+        return held, len(rings(live)), children(live.pid)
     before = wait_until(lambda: count() == count() and count(), 10, "a settled state")
     for _ in range(20):
         live.reload()
@@ -801,8 +827,9 @@ def test_P4_the_service_manager_learns_of_the_new_process_before_it_speaks_itsel
 
 
 def test_P4_a_gateway_with_demo_says_that_it_cannot(tmp_path):
-    with subprocess.Popen([PROGRAM, "serve", "--demo", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data",
-                           str(tmp_path / "data"), "--ready-file", str(tmp_path / "ready")], stderr=subprocess.PIPE, text=True) as p:
+    words = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data", str(tmp_path / "data"), "--ready-file",
+             str(tmp_path / "ready")]
+    with subprocess.Popen([PROGRAM, "serve", "--demo", *words], stderr=subprocess.PIPE, text=True) as p:
         try:
             wait_until((tmp_path / "ready").exists, 10, "the ready file")
             done = subprocess.run([PROGRAM, "reload", "--data", str(tmp_path / "data")], capture_output=True, text=True,
@@ -822,8 +849,9 @@ def test_P4_process_1_of_a_container_says_that_it_cannot(tmp_path, up):
     if subprocess.run([*inside, "true"], capture_output=True).returncode:
         pytest.skip("needs a process namespace of its own")
     ready = tmp_path / "ready"
-    with subprocess.Popen([*inside, PROGRAM, "serve", "--upstream", up.url, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0",
-                           "--data", str(tmp_path / "data"), "--ready-file", str(ready)], stderr=subprocess.DEVNULL) as p:
+    words = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data", str(tmp_path / "data"), "--ready-file",
+             str(ready)]
+    with subprocess.Popen([*inside, PROGRAM, "serve", "--upstream", up.url, *words], stderr=subprocess.DEVNULL) as p:
         try:
             wait_until(ready.exists, 10, "the ready file")
             assert json.loads(ready.read_text())["pid"] == 1
@@ -853,5 +881,6 @@ def test_P4_a_store_that_a_newer_program_migrated_serves_the_process_of_before(l
 
 def test_reload_without_a_gateway_says_so(tmp_path):
     (tmp_path / "data").mkdir(mode=0o700)
-    done = subprocess.run([PROGRAM, "reload", "--data", str(tmp_path / "data")], capture_output=True, text=True, timeout=bound(20))
+    done = subprocess.run([PROGRAM, "reload", "--data", str(tmp_path / "data")], capture_output=True, text=True,
+                          timeout=bound(20))
     assert done.returncode == 6 and "no gateway runs" in done.stderr
