@@ -1,9 +1,11 @@
-// check, status, and where every command's settings come from.
+// check, status, reload, and where every command's settings come from.
 
 #include <fmt/format.h>
 
 #include <boost/json.hpp>
 #include <filesystem>
+#include <thread>
+#include <utility>
 
 #include "cli/commands.hpp"
 #include "cli/gateway_client.hpp"
@@ -70,6 +72,27 @@ int status(common_flags const& f, std::string const& output, streams& s) {
     else
         print(said->as_object(), "", s.out);
     return exit_ok;
+}
+
+// One reload at a time, and none while the process before still drains: until then the gateway says `busy`, and it is asked
+// again.
+int reload(common_flags const& f, streams& s) {
+    constexpr auto answer_within = std::chrono::minutes(11);  // `takeover` is 10 at most
+    constexpr auto pause = std::chrono::milliseconds(50);
+    auto const settings = settings_of(f, s);
+    data_paths const at(settings.data_dir);
+    for (bool told = false;;) {
+        if (lock_or_gateway(at))
+            throw failure(exit_unreachable, fmt::format("no gateway runs on {}; start one with `latchkey serve`", at.dir));
+        auto const said = gateway_client(at.admin_socket, answer_within).call(boost::beast::http::verb::post, "/v1/reload");
+        if (said) {
+            s.out << fmt::format("process {} serves\n", said->at("pid").to_number<std::int64_t>());
+            return exit_ok;
+        }
+        if (said.error().code != errc::busy) throw failure(exit_error, said.error().message);
+        if (!std::exchange(told, true)) s.err << "latchkey: waiting: " << said.error().message << "\n" << std::flush;
+        std::this_thread::sleep_for(pause);
+    }
 }
 
 }  // namespace latchkey::cli

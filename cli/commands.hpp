@@ -31,6 +31,7 @@ struct serve_flags {
     std::optional<std::uint32_t> workers;
     bool demo = false;
     std::string ready_file;
+    std::vector<std::string> arguments;  // as the program was called
 };
 
 struct key_flags {
@@ -53,6 +54,7 @@ int serve(serve_flags const&, streams&);
 int demo_upstream(std::string const& listen, streams&);
 int check(std::string const& file, streams&);
 int status(common_flags const&, std::string const& output, streams&);
+int reload(common_flags const&, streams&);
 int keys_create(key_flags const&, streams&);
 int keys_list(key_flags const&, streams&);
 int keys_show(key_flags const&, streams&);

@@ -95,10 +95,28 @@ result<data_lock> data_lock::take(data_paths const& at, std::string const& kind,
                             at.dir, read_holder(fd))};
         std::this_thread::sleep_for(retry_every);
     }
-    auto const text = fmt::format("{} {}\n", kind, ::getpid());
-    if (::ftruncate(fd, 0) != 0 || ::pwrite(fd, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size()))
-        return error{errc::io, fmt::format("cannot write {}: {}; free space on its disk", at.lock, reason(errno))};
+    if (auto const named = held.name_holder(at, kind); !named) return named.error();
     return held;
+}
+
+result<data_lock> data_lock::inherit(data_paths const& at, int descriptor) {
+    data_lock held(descriptor);
+    struct stat ours {};
+    struct stat wanted {};
+    if (::fstat(descriptor, &ours) != 0 || ::stat(at.lock.c_str(), &wanted) != 0 || ours.st_dev != wanted.st_dev ||
+        ours.st_ino != wanted.st_ino)
+        return error{
+            errc::not_allowed,
+            fmt::format("the data directory cannot change to {} by a reload: stop the gateway and start it again", at.dir)};
+    return held;
+}
+
+result<void> data_lock::name_holder(data_paths const& at, std::string const& kind) const {
+    auto const text = fmt::format("{} {}\n", kind, ::getpid());
+    if (::ftruncate(descriptor_, 0) != 0 ||
+        ::pwrite(descriptor_, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size()))
+        return error{errc::io, fmt::format("cannot write {}: {}; free space on its disk", at.lock, reason(errno))};
+    return {};
 }
 
 data_lock::data_lock(data_lock&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)) {}

@@ -21,7 +21,14 @@ class data_lock {
     // Waits up to `patience` for another process to end. `holder` is written into the file ("gateway 123", "command 124").
     // Error: `busy` names the holder as it stands in the file; `not_found` where the folder is missing; `io`.
     static result<data_lock> take(data_paths const&, std::string const& kind, std::chrono::milliseconds patience);
+    // The lock that the process before holds: it goes with the last process that has `descriptor`. Error: `not_allowed` where
+    // that is another data directory's.
+    static result<data_lock> inherit(data_paths const&, int descriptor);
     ~data_lock();
+
+    // Writes the holder into the file.
+    result<void> name_holder(data_paths const&, std::string const& kind) const;
+    int descriptor() const noexcept { return descriptor_; }
     data_lock(data_lock&& other) noexcept;
     data_lock& operator=(data_lock&&) = delete;
 

@@ -33,6 +33,7 @@ struct invocation {
     key_flags keys;
     usage_flags usage;
     common_flags status;
+    common_flags reload;
     std::string status_output = "table";
     std::string check_file;
     std::string demo_listen = "127.0.0.1:0";
@@ -123,6 +124,10 @@ void add_others(CLI::App& app, invocation& v) {
     add_common(*c, v.status);
     c->add_option("--output", v.status_output, "table or json")->check(CLI::IsMember({"table", "json"}));
     c->callback([&v] { v.chosen = [&v](streams& s) { return status(v.status, v.status_output, s); }; });
+    c = app.add_subcommand("reload",
+                           "Restart the running gateway in place: program and settings as they are now, and no request is lost");
+    add_common(*c, v.reload);
+    c->callback([&v] { v.chosen = [&v](streams& s) { return reload(v.reload, s); }; });
     c = app.add_subcommand("demo-upstream", "A small API to try the gateway on: /hello, /echo, /bytes/N");
     c->add_option("--listen", v.demo_listen, "Where")->type_name("ADDR:PORT");
     c->callback([&v] { v.chosen = [&v](streams& s) { return demo_upstream(v.demo_listen, s); }; });
@@ -183,6 +188,7 @@ int run(int argc, char const* const* argv, streams s) {
     app.require_subcommand(1);
     app.footer("Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 not allowed, 5 conflict, 6 gateway unreachable, 7 findings.");
     invocation v;
+    v.serve.arguments.assign(argv, argv + argc);
     add_serve(app, v);
     add_keys(app, v);
     add_usage(app, v);

@@ -14,15 +14,19 @@
 #include <csignal>
 #include <cstdio>
 #include <fstream>
+#include <functional>
 #include <future>
 #include <memory>
+#include <sstream>
 #include <thread>
+#include <utility>
 
 #include "base/clock.hpp"
 #include "base/log.hpp"
 #include "cli/commands.hpp"
 #include "cli/data_dir.hpp"
 #include "cli/demo_upstream.hpp"
+#include "cli/handover.hpp"
 #include "cli/notify.hpp"
 #include "conf/load.hpp"
 #include "gateway/server.hpp"
@@ -35,7 +39,8 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr auto lock_patience = 5s;  // a command that is at work on the store ends first
+constexpr auto lock_patience = 5s;                               // a command that is at work on the store ends first
+constexpr std::chrono::milliseconds patience_with_clients = 5s;  // behind a handover, for an idle connection's next request
 
 template <class T>
 T need(result<T> r) {
@@ -109,25 +114,19 @@ class stop_signals {
     stop_signals(stop_signals const&) = delete;
     stop_signals& operator=(stop_signals const&) = delete;
 
-    // True: SIGTERM or SIGINT came; false: `until` became readable first.
-    bool wait(int until) {
+    // The signal that came, or 0: `until` became readable first.
+    int wait(int until) {
         for (;;) {
             pollfd both[2] = {{fd_, POLLIN, 0}, {until, POLLIN, 0}};
-            if (::poll(both, until < 0 ? 1 : 2, -1) < 0) continue;  // EINTR only
-            if ((both[1].revents & POLLIN) != 0) return false;
+            if (::poll(both, 2, -1) < 0) continue;  // EINTR only
+            if ((both[1].revents & POLLIN) != 0) return 0;
             signalfd_siginfo got{};
-            if (::read(fd_, &got, sizeof got) != sizeof got) continue;
-            if (got.ssi_signo != SIGHUP) return true;
-            if (auto const now = steady_ns(); now >= next_word_ns_) {  // a storm of them is one word a minute
-                log::warn("signal", "SIGHUP is ignored: settings are read at start only; restart to change them");
-                next_word_ns_ = now + 60'000'000'000;
-            }
+            if (::read(fd_, &got, sizeof got) == sizeof got) return static_cast<int>(got.ssi_signo);
         }
     }
 
   private:
     int fd_ = -1;
-    std::int64_t next_word_ns_ = 0;
 };
 
 std::vector<portal::figure> figures_of(gateway::counters const& c) {
@@ -159,46 +158,109 @@ std::vector<portal::figure> figures_of(gateway::counters const& c) {
     return out;
 }
 
-// Members come up in this order and go down in the reverse one.
+// Appears whole, when everything is ready; gone again when the process stops in order, unless a successor's stands there.
+class ready_file {
+  public:
+    ready_file(std::string path, std::string text) : path_(std::move(path)), text_(std::move(text)) {
+        if (!write())
+            throw failure(exit_error, fmt::format("cannot write the ready file {}; name another with --ready-file", path_));
+    }
+    ~ready_file() {
+        if (!path_.empty()) std::remove(path_.c_str());
+    }
+    ready_file(ready_file const&) = delete;
+    ready_file& operator=(ready_file const&) = delete;
+
+    bool write() const {
+        if (path_.empty()) return true;
+        auto const temporary = fmt::format("{}.tmp-{}", path_, ::getpid());
+        std::ofstream(temporary) << text_ << "\n";
+        return std::rename(temporary.c_str(), path_.c_str()) == 0;
+    }
+    void leave() { path_.clear(); }
+
+  private:
+    std::string path_;
+    std::string text_;
+};
+
+// Members come up in this order and go down in the reverse one. With a predecessor, everything that can fail comes before
+// prepared(), and nobody was let in by then.
 class gateway_process {
   public:
-    gateway_process(conf::settings settings, streams& s) : settings_(std::move(settings)), paths_(settings_.data_dir) {
+    gateway_process(conf::settings settings, serve_flags const& f, predecessor* before, streams& s)
+        : settings_(std::move(settings)),
+          paths_(settings_.data_dir),
+          before_(before),
+          handover_(invocation_of_serve::now(f.arguments), settings_.takeover, handover_hooks()) {
+        if (::getpid() == 1)
+            handover_.forbid(
+                "process 1 of a container cannot be replaced, for the container ends with it: restart the container");
+        if (f.demo) handover_.forbid("a gateway with --demo cannot be reloaded, for the demo API lives in it: start it again");
+        estate from;
+        if (before_ != nullptr) {
+            from = before_->receive();
+            lock_.emplace(need(data_lock::inherit(paths_, from.lock)));
+        }
         need(make_data_dir(paths_.dir));
-        lock_.emplace(need(data_lock::take(paths_, "gateway", lock_patience)));
+        if (before_ == nullptr) lock_.emplace(need(data_lock::take(paths_, "gateway", lock_patience)));
         auto const shards = load_keys();
         open_recorder(s);
         server_ = std::make_unique<gateway::server>(settings_, shards, *recorder_);
-        recorder_->start();
-        server_->start();
-        keys_->start([this](auto const& updates) -> result<void> {
-            if (drained_) return {};  // no worker is left that could let an old key through
-            return server_->publish(updates);
-        });
+        server_->bind(std::move(from.listeners));
         auto const ports = server_->ports();
         for (std::size_t i = 0; i < settings_.listen.size(); ++i) listen_.push_back(authority(settings_.listen[i], ports.at(i)));
         auto const tls_ports = server_->tls_ports();
         for (std::size_t i = 0; i < settings_.tls.listen.size(); ++i)
             tls_listen_.push_back(authority(settings_.tls.listen[i], tls_ports.at(i)));
-        portal::admin_options o;
-        o.socket_path = paths_.admin_socket;
-        o.health = settings_.admin_listen;
-        started_ms_ = wall_ms();
-        admin_ = std::make_unique<portal::admin_server>(o, *keys_, *recorder_, [this] { return state(); });
+        make_admin(from);
+        struct unhook {  // a hook must not find this object gone; ~gateway_process does not run for one that was never whole
+            predecessor* of;
+            ~unhook() {
+                if (of != nullptr) of->forget_hooks();
+            }
+        } until_whole{before_};
+        if (before_ != nullptr) {
+            handover_.wait_for_predecessor();
+            before_->prepared({[] { notify("READY=1"); }, [this] { handover_.ask(); }, [this] { handover_.predecessor_gone(); }});
+            need(server_->publish(need(keys_->catch_up())));  // there is no other writer of ours from here on
+        }
+        recorder_->start();
+        server_->start();
+        keys_->start([this](auto const& updates) { return publish(updates); });
         ready_ = true;
         admin_->start();
+        ready_file_.emplace(f.ready_file, ready_json());
+        if (before_ == nullptr) {
+            notify("READY=1");
+            return;
+        }
+        need(lock_->name_holder(paths_, "gateway"));
+        admin_->own_socket_file();
+        until_whole.of = nullptr;
+        before_->serving(server_->unused());
     }
 
-    ~gateway_process() { stop(0ms); }
+    ~gateway_process() {
+        handover_.cancel();
+        stop(0ms);
+        handover_.close();  // it answers the successor by what is about to go
+        if (before_ != nullptr) before_->forget_hooks();
+    }
 
-    // Health says "draining" and the commands work until the last exchange has ended; then usage and keys are closed.
+    // Health says "draining" and the commands work until the last exchange has ended; then usage and keys are closed. Behind a
+    // handover it is the successor that health and commands speak to.
     void stop(std::chrono::milliseconds drain) {
         draining_ = true;
         if (server_) server_->drain(drain);
         drained_ = true;
         if (admin_) admin_->stop();
-        if (recorder_) recorder_->stop();
+        if (recorder_) recorder_->stop(handed_over_);
         if (keys_) keys_->stop();
     }
+
+    handover& next() { return handover_; }
+    void hurry() { server_->hurry(); }
 
     std::string ready_json() const {
         boost::json::array listen(listen_.begin(), listen_.end());
@@ -220,6 +282,62 @@ class gateway_process {
     gateway::server const& server() const { return *server_; }
 
   private:
+    void make_admin(estate const& from) {
+        portal::admin_options o;
+        o.socket_path = paths_.admin_socket;
+        o.health = settings_.admin_listen;
+        o.admin_before = from.admin;
+        o.health_before = from.health;
+        bool const same = from.health_at.host == o.health.host && from.health_at.port == o.health.port;
+        if (from.health >= 0 && !same) ::close(std::exchange(o.health_before, -1));
+        o.reload = [this] { return handover_.reload(); };
+        if (before_ != nullptr) o.flush_elsewhere = [this] { return before_->flush(); };
+        started_ms_ = wall_ms();
+        admin_ = std::make_unique<portal::admin_server>(o, *keys_, *recorder_, [this] { return state(); });
+        admin_->bind();
+    }
+
+    // On every worker here, and on those of a predecessor that drains: it may let a slow head through yet.
+    result<void> publish(std::vector<keystore::shard_update> const& updates) {
+        result<void> here;
+        if (!drained_) here = server_->publish(updates);  // else no worker is left that could let an old key through
+        result<void> there;
+        if (before_ != nullptr) there = before_->refresh();
+        return here ? there : here;
+    }
+
+    handover::hooks handover_hooks() {
+        handover::hooks h;
+        h.give = [this] {
+            return estate{lock_->descriptor(), settings_.admin_listen, admin_->health_listener(), admin_->admin_listener(),
+                          server_->listeners()};
+        };
+        h.quiet = [this](std::chrono::milliseconds patience) -> result<void> {
+            if (admin_->pause(patience)) return {};
+            return error{errc::io, "a command on the keys or the account still runs; reload again when it has ended"};
+        };
+        h.resume = [this] {
+            recorder_->look_for_others();  // of the one that failed
+            bool const named = lock_->name_holder(paths_, "gateway") && ready_file_->write();
+            if (!named) log::error("reload", "the lock or the ready file cannot be written again");
+            admin_->resume();
+        };
+        h.let_go = [this](std::vector<std::size_t> const& unused) {
+            handed_over_ = draining_ = true;
+            ready_file_->leave();
+            lock_.reset();
+            admin_->hand_over();
+            server_->hand_over(unused, std::min<std::chrono::milliseconds>(settings_.client.idle, patience_with_clients));
+        };
+        h.refresh = [this]() -> result<void> {
+            if (drained_) return {};
+            auto done = keys_->refresh();
+            return drained_ ? result<void>{} : done;
+        };
+        h.flush = [this] { return recorder_->flush(); };
+        return h;
+    }
+
     // With many keys the check of the file takes as long as reading them, so both go on at once. Nobody is let in before it ends.
     std::vector<keystore::shard_update> load_keys() {
         auto store = need(keystore::store::open(paths_.keys_db, {.check = false}));
@@ -263,7 +381,10 @@ class gateway_process {
 
     conf::settings settings_;
     data_paths paths_;
+    predecessor* before_;
+    handover handover_;
     std::optional<data_lock> lock_;
+    std::optional<ready_file> ready_file_;
     std::unique_ptr<usage::recorder> recorder_;
     std::unique_ptr<gateway::server> server_;
     std::unique_ptr<keystore::key_directory> keys_;
@@ -274,43 +395,51 @@ class gateway_process {
     std::atomic<bool> ready_ = false;
     std::atomic<bool> draining_ = false;
     std::atomic<bool> drained_ = false;
+    std::atomic<bool> handed_over_ = false;
 };
 
-// Appears whole, when everything is ready; gone again when the process stops in order.
-class ready_file {
-  public:
-    ready_file(std::string path, std::string const& text) : path_(std::move(path)) {
-        if (path_.empty()) return;
-        auto const temporary = fmt::format("{}.tmp-{}", path_, ::getpid());
-        std::ofstream(temporary) << text << "\n";
-        if (std::rename(temporary.c_str(), path_.c_str()) != 0)
-            throw failure(exit_error, fmt::format("cannot write the ready file {}; name another with --ready-file", path_));
-    }
-    ~ready_file() {
-        if (!path_.empty()) std::remove(path_.c_str());
-    }
-    ready_file(ready_file const&) = delete;
-    ready_file& operator=(ready_file const&) = delete;
-
-  private:
-    std::string path_;
-};
-
-// Drains in a thread of its own, so that a second signal can end the process at once: the rings keep what is not journalled.
-void drain(gateway_process& gateway, std::chrono::milliseconds bound, stop_signals& signals) {
+// Drains in a thread of its own, so that a signal can end the process at once: the rings keep what is not journalled. Behind a
+// handover the first one only ends the patience with idle clients, for it may have been meant for the whole service.
+void drain(gateway_process& gateway, std::chrono::milliseconds bound, stop_signals& signals, bool handed_over) {
     int const done = ::eventfd(0, EFD_CLOEXEC);
     std::thread worker([&] {
         gateway.stop(bound);
         std::uint64_t const one = 1;
         if (::write(done, &one, sizeof one) != sizeof one) log::error("stop", "cannot say that the drain has ended");
     });
-    if (signals.wait(done)) {
-        log::warn("stop", "second signal: ending at once");
-        log::stop();
-        std::_Exit(exit_error);
+    for (bool first = handed_over;;) {
+        int const signal = signals.wait(done);
+        if (signal == 0) break;
+        if (signal == SIGHUP) {
+            if (handed_over) gateway.next().ask();
+        } else if (std::exchange(first, false)) {
+            gateway.hurry();
+        } else {
+            log::warn("stop", "{} signal: ending at once", handed_over ? "another" : "second");
+            log::stop();
+            std::_Exit(exit_error);
+        }
     }
     worker.join();
     ::close(done);
+}
+
+// To the end: SIGTERM or SIGINT, or a successor that serves. True: the latter.
+bool run_until_end(gateway_process& gateway, stop_signals& signals) {
+    auto& next = gateway.next();
+    for (;;) {
+        int const signal = signals.wait(next.wake());
+        if (signal == SIGHUP) {
+            next.ask();
+        } else if (signal != 0) {
+            next.cancel();
+            if (!next.turn()) return false;
+            gateway.hurry();  // it came too late: a successor serves
+            return true;
+        } else if (next.turn()) {
+            return true;
+        }
+    }
 }
 
 struct log_session {
@@ -320,8 +449,10 @@ struct log_session {
 
 }  // namespace
 
-int serve(serve_flags const& f, streams& s) {
-    stop_signals signals;
+namespace {
+
+// What is wrong is said on `s`, or thrown.
+int run_gateway(serve_flags const& f, predecessor* before, stop_signals& signals, streams& s, std::function<void()> const& up) {
     std::unique_ptr<demo_server> demo;
     auto settings = all_settings(f, s);
     if (f.demo) {
@@ -333,17 +464,48 @@ int serve(serve_flags const& f, streams& s) {
     if (!findings.empty()) return exit_error;
     log_session const logging(settings.log);
     raise_descriptor_limit();
-    gateway_process gateway(settings, s);
-    ready_file const ready(f.ready_file, gateway.ready_json());
+    gateway_process gateway(settings, f, before, s);
     log::info("memory", "{}", gateway.server().memory_bound());
-    notify("READY=1");
     s.err << gateway.greeting() + "\n" << std::flush;  // in one write: the log's thread writes to the same place
-    signals.wait(-1);
-    notify("STOPPING=1");
-    log::info("stop", "draining for at most {} ms; a second signal ends at once", settings.drain.count());
-    drain(gateway, settings.drain, signals);
+    up();
+    bool const handed_over = run_until_end(gateway, signals);
+    if (!handed_over) notify("STOPPING=1");
+    log::info("stop", "draining for at most {} ms; {} signal ends at once", settings.drain.count(),
+              handed_over ? "another" : "a second");
+    drain(gateway, settings.drain, signals, handed_over);
     log::info("stop", "every request is on record");
     return exit_ok;
+}
+
+}  // namespace
+
+int serve(serve_flags const& f, streams& s) {
+    stop_signals signals;
+    auto const before = predecessor::find();
+    if (!before) return run_gateway(f, nullptr, signals, s, [] {});
+    // Until it serves, what this process says goes to the one before it, too: the person who asked for the reload wants to see
+    // it.
+    std::ostringstream said;
+    streams both{s.in, s.out, said, s.terminal};
+    auto const pass_on = [&] {
+        s.err << said.str() << std::flush;
+        said.str({});
+    };
+    auto const fail = [&](std::string const& why) {
+        auto text = said.str() + why;
+        while (text.ends_with('\n')) text.pop_back();
+        if (std::string_view const name = "latchkey: "; text.starts_with(name)) text.erase(0, name.size());
+        before->failed(text);
+        pass_on();
+    };
+    try {
+        int const code = run_gateway(f, before.get(), signals, both, pass_on);
+        if (code != exit_ok) fail({});
+        return code;
+    } catch (std::exception const& e) {
+        fail(e.what());
+        throw;
+    }
 }
 
 }  // namespace latchkey::cli

@@ -221,6 +221,7 @@ settings read_all(notes& to, toml::table const& file, places& at) {
     top.number("workers", out.workers, {1, 256, true});
     top.texts("trusted_proxies", out.trusted_proxies, cidr_problem);
     top.duration("drain", out.drain, 0ms, 1h);
+    top.duration("takeover", out.takeover, 1s, 10min);
     top.duration("resolve", out.resolve, 1s, 1h);
     read_limits({to, "[limits]", section(top, "limits", "[limits]")}, out.limit);
     settle(out);

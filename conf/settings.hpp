@@ -139,14 +139,15 @@ struct settings {
     std::uint32_t workers = 0;                          // `workers` 0: one a core; else 1..256
     std::vector<std::string> trusted_proxies;           // addresses or CIDR whose X-Forwarded-* and Forwarded are appended to
     milliseconds drain{30'000};                         // `drain` 0..1h: SIGTERM to hard stop
-    milliseconds resolve{30'000};                       // `resolve` 1s..1h: upstreams' names are looked up again this often
-    limits limit;                                       // [limits]
-    tls_settings tls;                                   // [tls]
-    client_deadlines client;                            // [client]
-    key_settings keys;                                  // [keys]
-    usage_settings usage;                               // [usage]
-    log_settings log;                                   // [log]
-    std::vector<api> apis;                              // [[api]]
+    milliseconds takeover{30'000};  // `takeover` 1s..10min: start of a successor (reload) to its first request
+    milliseconds resolve{30'000};   // `resolve` 1s..1h: upstreams' names are looked up again this often
+    limits limit;                   // [limits]
+    tls_settings tls;               // [tls]
+    client_deadlines client;        // [client]
+    key_settings keys;              // [keys]
+    usage_settings usage;           // [usage]
+    log_settings log;               // [log]
+    std::vector<api> apis;          // [[api]]
 };
 
 inline constexpr std::uint64_t memory_per_worker_min = 4ULL << 20;  // of limits.memory

@@ -17,6 +17,7 @@
 #include <set>
 #include <stdexcept>
 #include <thread>
+#include <utility>
 
 #include "base/clock.hpp"
 #include "base/log.hpp"
@@ -59,18 +60,33 @@ struct bound_socket {
     std::uint16_t port = 0;
 };
 
-// Throws with the address, the reason and the remedy.
-bound_socket bind_and_listen(conf::endpoint const& at, std::uint16_t port) {
-    std::string const shown =
-        at.host.find(':') != std::string::npos ? fmt::format("[{}]:{}", at.host, port) : fmt::format("{}:{}", at.host, port);
+std::string shown(conf::endpoint const& at, std::uint16_t port) {
+    return at.host.find(':') != std::string::npos ? fmt::format("[{}]:{}", at.host, port) : fmt::format("{}:{}", at.host, port);
+}
+
+[[noreturn]] void cannot_listen(std::string const& where, std::string_view why, std::string_view remedy) {
+    throw std::runtime_error(fmt::format("cannot listen on {}: {}; {}", where, why, remedy));
+}
+
+std::uint16_t port_of(int descriptor) {
+    sockaddr_storage bound{};
+    socklen_t size = sizeof bound;
+    ::getsockname(descriptor, reinterpret_cast<sockaddr*>(&bound), &size);
+    auto const net = bound.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6 const&>(bound).sin6_port
+                                                 : reinterpret_cast<sockaddr_in const&>(bound).sin_port;
+    return ntohs(net);
+}
+
+// Throws with the address, the reason and the remedy. It does not listen yet, so no client can come to wait there.
+bound_socket bind_socket(conf::endpoint const& at, std::uint16_t port) {
     auto const fail = [&](int fd, char const* remedy) {
         int const why = errno;
         if (fd >= 0) ::close(fd);
-        throw std::runtime_error(fmt::format("cannot listen on {}: {}; {}", shown, std::strerror(why), remedy));
+        cannot_listen(shown(at, port), std::strerror(why), remedy);
     };
     error_code ec;
     auto const address = asio::ip::make_address(at.host, ec);
-    if (ec) throw std::runtime_error(fmt::format("cannot listen on {}: not an IP address", shown));
+    if (ec) cannot_listen(shown(at, port), "not an IP address", "write one");
     tcp_endpoint const e(address, port);
     int const fd = ::socket(e.protocol().family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP);
     if (fd < 0) fail(fd, "the system gives no socket");
@@ -81,13 +97,7 @@ bound_socket bind_and_listen(conf::endpoint const& at, std::uint16_t port) {
     if (address.is_v6()) ::setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
     if (::bind(fd, e.data(), static_cast<socklen_t>(e.size())) != 0)
         fail(fd, "stop the other program, or choose another address with --listen");
-    if (::listen(fd, listen_backlog) != 0) fail(fd, "choose another address with --listen");
-    sockaddr_storage bound{};
-    socklen_t size = sizeof bound;
-    ::getsockname(fd, reinterpret_cast<sockaddr*>(&bound), &size);
-    auto const net = bound.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6 const&>(bound).sin6_port
-                                                 : reinterpret_cast<sockaddr_in const&>(bound).sin_port;
-    return {fd, ntohs(net)};
+    return {fd, port_of(fd)};
 }
 
 // SO_REUSEPORT lets two gateways of one user share a port by mistake, each with half of the connections. So the port is first
@@ -107,8 +117,7 @@ void prove_free(conf::endpoint const& at) {
     int const why = errno;
     ::close(fd);
     if (r != 0)
-        throw std::runtime_error(fmt::format("cannot listen on {}:{}: {}; {}", at.host, at.port, std::strerror(why),
-                                             "stop the other program, or choose another address with --listen"));
+        cannot_listen(shown(at, at.port), std::strerror(why), "stop the other program, or choose another address with --listen");
 }
 
 }  // namespace
@@ -118,8 +127,13 @@ struct server::impl {
     std::vector<std::unique_ptr<worker>> workers;
     std::vector<std::uint16_t> ports;
     std::vector<std::uint16_t> tls_ports;
+    std::vector<listen_point> listeners;  // in the order of settings.listen, then of settings.tls.listen
+    std::vector<std::size_t> unused;      // of what was inherited
+    std::vector<int> silent;              // bound, and not listening yet
+    bool bound = false;
     std::atomic<bool> started{false};
     std::atomic<bool> drained{false};
+    std::atomic<bool> handed_over{false};
 
     std::thread resolver;
     std::mutex guard;
@@ -145,20 +159,84 @@ struct server::impl {
         return out;
     }
 
-    void listen() {
-        for (auto const& at : shared.settings.listen) listen(at, false, ports);
-        for (auto const& at : shared.settings.tls.listen) listen(at, true, tls_ports);
+    // An address goes on with the sockets that it had, all of them: closing one would reset the clients in its queue. A port that
+    // the kernel chose is known by where its address stands in the settings.
+    std::vector<int> take(conf::endpoint const& at, bool tls, std::vector<listen_point>& inherited) {
+        for (auto& from : inherited) {
+            if (from.at.host != at.host || from.sockets.empty()) continue;
+            if ((from.at.port == at.port && from.tls == tls) || (at.port != 0 && port_of(from.sockets.front()) == at.port))
+                return std::exchange(from.sockets, {});
+        }
+        return {};
     }
 
-    void listen(conf::endpoint const& at, bool tls, std::vector<std::uint16_t>& bound) {
-        prove_free(at);
-        std::uint16_t port = at.port;
-        for (auto& w : workers) {
-            auto const b = bind_and_listen(at, port);
+    void bind(conf::endpoint const& at, bool tls, std::vector<listen_point>& inherited, std::vector<std::uint16_t> const& known) {
+        auto sockets = take(at, tls, inherited);
+        bool const ours = std::find(known.begin(), known.end(), at.port) != known.end();
+        if (sockets.empty() && !ours) prove_free(at);
+        std::uint16_t port = sockets.empty() ? at.port : port_of(sockets.front());
+        while (sockets.size() < workers.size()) {
+            auto const b = bind_socket(at, port);
             port = b.port;
-            w->listen(b.descriptor, port, tls);
+            sockets.push_back(b.descriptor);
+            silent.push_back(b.descriptor);
         }
-        bound.push_back(port);
+        for (std::size_t i = 0; i < sockets.size(); ++i) workers[i % workers.size()]->listen(sockets[i], port, tls);
+        (tls ? tls_ports : ports).push_back(port);
+        listeners.push_back({at, tls, std::move(sockets)});
+    }
+
+    void bind(std::vector<listen_point> inherited) {
+        bound = true;
+        std::vector<std::uint16_t> known;  // a port of ours may stay ours with another host: "127.0.0.1:80" becomes "0.0.0.0:80"
+        for (auto const& from : inherited)
+            if (!from.sockets.empty()) known.push_back(port_of(from.sockets.front()));
+        for (auto const& at : shared.settings.listen) bind(at, false, inherited, known);
+        for (auto const& at : shared.settings.tls.listen) bind(at, true, inherited, known);
+        for (std::size_t i = 0; i < inherited.size(); ++i) {
+            if (inherited[i].sockets.empty()) continue;
+            unused.push_back(i);
+            for (int const fd : inherited[i].sockets) ::close(fd);
+        }
+    }
+
+    void listen() {
+        for (int const fd : std::exchange(silent, {}))
+            if (::listen(fd, listen_backlog) != 0)
+                cannot_listen(std::to_string(port_of(fd)), std::strerror(errno), "choose another address with --listen");
+    }
+
+    // Runs `f` on every worker's thread and returns when all have, or have ended. Error: who has not within the deadline.
+    template <class F>
+    result<void> on_all(F f) {
+        struct confirmation {
+            std::mutex guard;
+            std::condition_variable done;
+            std::vector<bool> obeyed;
+            std::size_t missing;
+        };
+        auto const c = std::make_shared<confirmation>();
+        c->obeyed.resize(workers.size());
+        c->missing = workers.size();
+        for (std::size_t i = 0; i < workers.size(); ++i) {
+            worker& w = *workers[i];
+            w.post([&w, c, i, f] {
+                f(w);
+                std::lock_guard const lock(c->guard);
+                c->obeyed[i] = true;
+                if (--c->missing == 0) c->done.notify_all();
+            });
+        }
+        std::unique_lock lock(c->guard);
+        auto const deadline = std::chrono::steady_clock::now() + publish_deadline;
+        for (;;) {
+            std::string names;
+            for (std::size_t i = 0; i < workers.size(); ++i)
+                if (!c->obeyed[i] && !workers[i]->ended()) names += fmt::format("{}{}", names.empty() ? "" : ", ", i);
+            if (names.empty()) return {};
+            if (std::chrono::steady_clock::now() >= deadline) return error{errc::unavailable, names};
+            c->done.wait_for(lock, std::chrono::milliseconds(10), [&] { return c->missing == 0; });
+        }
     }
 
     // `set(worker, port, addresses)` for each worker and port.
@@ -225,44 +303,48 @@ server::server(conf::settings const& settings, std::vector<keystore::shard_updat
 
 server::~server() { drain(std::chrono::milliseconds(0)); }
 
-void server::start() {
-    impl_->listen();
+void server::bind(std::vector<listen_point> inherited) {
+    impl_->bind(std::move(inherited));
     impl_->resolve_all();
+}
+
+void server::start() {
+    if (!impl_->bound) bind();
+    impl_->listen();
     for (auto& w : impl_->workers) w->start();
     impl_->run_resolver();
     impl_->started = true;
 }
 
+std::vector<listen_point> const& server::listeners() const { return impl_->listeners; }
+std::vector<std::size_t> const& server::unused() const { return impl_->unused; }
 std::vector<std::uint16_t> server::ports() const { return impl_->ports; }
 
 std::vector<std::uint16_t> server::tls_ports() const { return impl_->tls_ports; }
 
 result<void> server::publish(std::vector<keystore::shard_update> const& updates) {
-    if (!impl_->started || impl_->drained) return {};
-    struct confirmation {
-        std::mutex guard;
-        std::condition_variable done;
-        std::vector<bool> obeyed;
-        std::size_t missing;
-    };
-    auto const c = std::make_shared<confirmation>();
-    c->obeyed.resize(impl_->workers.size());
-    c->missing = impl_->workers.size();
-    for (std::size_t i = 0; i < impl_->workers.size(); ++i) {
-        worker& w = *impl_->workers[i];
-        w.post([&w, c, i, updates] {
-            w.keys().apply(updates);
-            std::lock_guard const lock(c->guard);
-            c->obeyed[i] = true;
-            if (--c->missing == 0) c->done.notify_all();
-        });
+    if (!impl_->started) {
+        for (auto& w : impl_->workers) w->keys().apply(updates);
+        return {};
     }
-    std::unique_lock lock(c->guard);
-    if (c->done.wait_for(lock, publish_deadline, [&] { return c->missing == 0; })) return {};
-    std::string names;
-    for (std::size_t i = 0; i < c->obeyed.size(); ++i)
-        if (!c->obeyed[i]) names += fmt::format("{}{}", names.empty() ? "" : ", ", i);
-    return error{errc::unavailable, fmt::format("the change is stored, but worker {} has not confirmed it in 5 s", names)};
+    auto const done = impl_->on_all([updates](worker& w) { w.keys().apply(updates); });
+    if (done) return {};
+    return error{errc::unavailable,
+                 fmt::format("the change is stored, but worker {} has not confirmed it in 5 s", done.error().message)};
+}
+
+void server::hand_over(std::vector<std::size_t> const& unused, std::chrono::milliseconds patience) {
+    std::vector<int> last;
+    for (auto const i : unused)
+        if (i < impl_->listeners.size())
+            last.insert(last.end(), impl_->listeners.at(i).sockets.begin(), impl_->listeners.at(i).sockets.end());
+    impl_->handed_over = true;
+    auto const done = impl_->on_all([last, patience](worker& w) { w.hand_over(last, patience); });
+    if (!done) log::error("handover", "worker {} has not let go of its listening sockets in 5 s", done.error().message);
+}
+
+void server::hurry() {
+    for (auto& w : impl_->workers) w->post([w = w.get()] { w->drain(); });
 }
 
 void server::drain(std::chrono::milliseconds deadline) {
@@ -275,7 +357,7 @@ void server::drain(std::chrono::milliseconds deadline) {
         bool all = false;
     };
     progress p;
-    for (auto& w : impl_->workers) w->post([w = w.get()] { w->drain(); });
+    if (!impl_->handed_over) hurry();
     std::thread hard_stop([&] {
         std::unique_lock lock(p.guard);
         if (p.ended.wait_for(lock, deadline, [&] { return p.all; })) return;

@@ -89,7 +89,7 @@ detached session::run() {
             }
             idle_ = false;
             go_on = co_await exchange_once();
-            if (go_on && w_.draining()) {
+            if (go_on && w_.draining() && !w_.patient()) {
                 linger_ = true;
                 go_on = false;
             }
@@ -123,7 +123,7 @@ task<bool> session::shake_hands() {
     if (!ec) {
         w_.count().tls_handshakes.add();
         if (tls->resumed()) w_.count().tls_resumed.add();
-        co_return !w_.draining();
+        co_return !w_.draining() || w_.patient();
     }
     if (ec == stream::plain_bytes()) {
         std::uint64_t const seen = tls->received();
@@ -432,8 +432,13 @@ void session::finish(exchange& x) noexcept {
 // Whether the client's connection can take another request after this one.
 bool session::may_keep(exchange const& x) const noexcept {
     auto const most = w_.shared().settings.limit.requests_per_connection;
-    return x.frame.keep_alive && x.body_whole && !x.uploading && !w_.draining() && !w_.memory_tight() &&
-           (most == 0 || served_ + 1 < most);
+    return x.frame.keep_alive && x.body_whole && !x.uploading && (!w_.draining() || (w_.patient() && more_waits(x))) &&
+           !w_.memory_tight() && (most == 0 || served_ + 1 < most);
+}
+
+// The client has sent more behind this request, as one that pipelines does: "close" would leave that unanswered.
+bool session::more_waits(exchange const& x) const noexcept {
+    return begin_ != end_ || x.leftover || peek(client_.descriptor()).n > 0;
 }
 
 // Puts the record into the ring, provisionally: called before the write that sends the response's last byte, with last_ns_ as

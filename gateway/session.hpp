@@ -138,6 +138,7 @@ class session : public boost::intrusive::list_base_hook<> {
     task<refusal> refuse(exchange&, refusal);
     void finish(exchange&) noexcept;
     bool may_keep(exchange const&) const noexcept;
+    bool more_waits(exchange const&) const noexcept;
     task<bool> linger();
     task<bool> turn_away(refusal why, std::uint64_t seen);
     task<bool> shake_hands();

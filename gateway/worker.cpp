@@ -30,6 +30,7 @@ namespace {
 constexpr auto sweep_interval = std::chrono::milliseconds(100);
 constexpr auto accept_pause = std::chrono::milliseconds(50);  // after EMFILE (fault R1)
 constexpr unsigned accepts_per_turn = 64;                     // then others get their turn
+constexpr unsigned last_accepts_max = 4096;                   // as many as a queue holds
 constexpr std::size_t large_buffer_bytes = 512U << 10U;
 constexpr std::size_t large_buffers_bytes_max = 16U << 20U;  // per worker, and no more than a quarter of its share
 constexpr std::size_t frames_kept = 64;
@@ -246,6 +247,7 @@ void worker::run() {
         try {
             go_on();
             io_.run();
+            ended_.store(true, std::memory_order_release);
             return;
         } catch (std::exception const& e) {  // out of memory: a handler is lost, the worker is not
             log::error("worker", "memory ran out: {}", e.what());
@@ -272,11 +274,7 @@ void worker::accept_some(acceptor& a) {
         for (unsigned i = 0; i < accepts_per_turn; ++i) {
             int const fd = ::accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
             if (fd >= 0) {
-                try {
-                    adopt(fd, a.address);
-                } catch (std::exception const& e) {  // out of memory: this client is lost, the others are not
-                    log::error("accept", "a connection was closed: {}", e.what());
-                }
+                adopt_or_close(fd, a.address);
                 continue;
             }
             if (errno == EINTR || errno == ECONNABORTED) continue;
@@ -318,6 +316,14 @@ void worker::rest(acceptor& a) {
         if (!ec && !draining_) accept_some(a);
     });
     a.waiting = true;
+}
+
+void worker::adopt_or_close(int descriptor, listener_address const& at) noexcept {
+    try {
+        adopt(descriptor, at);
+    } catch (std::exception const& e) {  // out of memory: this client is lost, the others are not
+        log::error("accept", "a connection was closed: {}", e.what());
+    }
 }
 
 void worker::adopt(int descriptor, listener_address const& at) {
@@ -394,6 +400,7 @@ void worker::sweep() {
     std::int64_t const now = steady_ns();
     set_clock(now);
     for (auto& s : sessions_) s.sweep(now);
+    if (patient() && now >= patient_until_ns_) drain();
     upstreams_.sweep(now);
     auto& gauge = counts_.upstream_connections;
     gauge.add(upstreams_.count() - gauge.get());
@@ -424,12 +431,33 @@ void worker::set_clock(std::int64_t now_ns) noexcept {
 
 void worker::drain() noexcept {
     draining_ = true;
+    patient_until_ns_ = 0;
     for (auto& a : acceptors_) {
         boost::system::error_code ignored;
         a->socket.close(ignored);
         a->pause.cancel();
     }
     for (auto& s : sessions_) s.end_if_idle();
+    maybe_stop();
+}
+
+// A plain close would leave the sockets in our epoll set, since the other process keeps them open: release() takes them out.
+void worker::hand_over(std::vector<int> const& last, std::chrono::milliseconds patience) noexcept {
+    draining_ = true;
+    patient_until_ns_ = steady_ns() + std::chrono::nanoseconds(patience).count();
+    for (auto& a : acceptors_) {
+        boost::system::error_code failed;
+        a->pause.cancel();
+        int const fd = a->socket.release(failed);
+        if (failed) continue;
+        if (std::find(last.begin(), last.end(), fd) != last.end())
+            for (unsigned n = 0; n < last_accepts_max; ++n) {
+                int const client = ::accept4(fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+                if (client < 0) break;
+                adopt_or_close(client, a->address);
+            }
+        ::close(fd);
+    }
     maybe_stop();
 }
 

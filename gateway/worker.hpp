@@ -8,6 +8,7 @@
 #include <boost/asio/ip/network_v6.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/intrusive/list.hpp>
+#include <chrono>
 #include <coroutine>
 #include <cstdint>
 #include <memory>
@@ -100,9 +101,14 @@ class worker {
         asio::post(io_, std::move(f));
     }
     tallies const& counts() const noexcept { return counts_; }
+    // Its loop has ended: nothing that is posted runs any more, and no session is left.
+    bool ended() const noexcept { return ended_.load(std::memory_order_acquire); }
 
     // --- on the worker's thread (posted)
-    void drain() noexcept;      // stop accepting, end idle connections; the loop ends with the last session
+    void drain() noexcept;  // stop accepting, end idle connections; the loop ends with the last session
+    // Another process accepts: lets go of the listening sockets, takes in who waits at those of `last`, and drains, but lets
+    // idle connections send a request for `patience` yet.
+    void hand_over(std::vector<int> const& last, std::chrono::milliseconds patience) noexcept;
     void close_all() noexcept;  // end every session now
 
     // --- for sessions, on the worker's thread
@@ -115,6 +121,7 @@ class worker {
     head& request_scratch() noexcept { return *request_head_; }    // valid until the next co_await
     head& response_scratch() noexcept { return *response_head_; }  // likewise
     bool draining() const noexcept { return draining_; }
+    bool patient() const noexcept { return patient_until_ns_ != 0; }  // drains, and idle connections may send a request yet
     bool closing() const noexcept { return closing_; }
     bool overloaded() const noexcept {
         return memory_short() || (in_flight_max_ != 0 && counts_.in_flight.get() > in_flight_max_);
@@ -170,6 +177,7 @@ class worker {
     void accept_some(acceptor&);
     void rest(acceptor&);
     void adopt(int descriptor, listener_address const&);
+    void adopt_or_close(int descriptor, listener_address const&) noexcept;
     bool shed_one(acceptor&);
     void wait_for_sweep();
     void sweep();
@@ -208,6 +216,8 @@ class worker {
     int reserve_descriptor_ = -1;
     unsigned sweeps_ = 0;
     sweep_awaiter* until_sweep_ = nullptr;
+    std::int64_t patient_until_ns_ = 0;
+    std::atomic<bool> ended_{false};
     bool sweeping_ = false;  // the next sweep is set
     bool draining_ = false;
     bool closing_ = false;

@@ -320,6 +320,13 @@ result<std::vector<shard_update>> key_directory::load() {
     return all;
 }
 
+result<std::vector<shard_update>> key_directory::catch_up() {
+    auto updates = impl_->collect();
+    if (updates) impl_->pending_.reset();
+    impl_->tell();
+    return updates;
+}
+
 void key_directory::start(publish_fn publish) {
     if (impl_->thread_.joinable()) return;
     impl_->publish_ = std::move(publish);
@@ -337,6 +344,10 @@ void key_directory::stop() {
     }
     impl_->wake_.notify_one();
     if (impl_->thread_.joinable()) impl_->thread_.join();
+}
+
+result<void> key_directory::refresh() {
+    return impl_->run<void>([d = impl_.get()] { return d->refresh(); });
 }
 
 result<created_key> key_directory::create_key(std::string name, std::string application_id) {

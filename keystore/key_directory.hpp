@@ -29,9 +29,15 @@ class key_directory {
     // Builds every shard from the store, for a table that workers start with. Call before start().
     result<std::vector<shard_update>> load();
 
+    // What others changed since load(). Before start().
+    result<std::vector<shard_update>> catch_up();
+
     // Starts the store thread and the poll for changes of others (every 100 ms; data_version, then the change log).
     void start(publish_fn);
     void stop();
+
+    // Publishes now what others changed, without waiting for the poll; in force when it returns.
+    result<void> refresh();
 
     result<created_key> create_key(std::string name, std::string application_id = {});
     result<import_report> import_keys(std::vector<import_row> rows);

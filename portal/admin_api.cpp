@@ -162,8 +162,15 @@ reply problem(unsigned status, std::string_view code, std::string_view detail) {
 
 bool is_import(verb method, std::string_view target) noexcept { return method == verb::post && target == "/v1/keys/import"; }
 
-admin_api::admin_api(keystore::key_directory& keys, usage::recorder& usage, gateway_view gateway)
-    : keys_(keys), usage_(usage), gateway_(std::move(gateway)) {}
+bool is_reload(verb method, std::string_view target) noexcept { return method == verb::post && target == "/v1/reload"; }
+
+admin_api::admin_api(keystore::key_directory& keys, usage::recorder& usage, gateway_view gateway, reload_call reload,
+                     flush_call flush_elsewhere)
+    : keys_(keys),
+      usage_(usage),
+      gateway_(std::move(gateway)),
+      reload_(std::move(reload)),
+      flush_elsewhere_(std::move(flush_elsewhere)) {}
 
 reply admin_api::answer(request const& r) {
     std::string_view const target = r.target;
@@ -174,6 +181,7 @@ reply admin_api::answer(request const& r) {
     if (!query.empty()) return invalid("this resource takes no query");
     if (path == "/v1/keys/import") return r.method == verb::post ? import(r) : wrong_method("POST");
     if (path == "/v1/usage/flush") return r.method == verb::post ? flush() : wrong_method("POST");
+    if (path == "/v1/reload" && reload_) return r.method == verb::post ? reload() : wrong_method("POST");
     if (path == "/v1/status") return r.method == verb::get ? status() : wrong_method("GET");
     if (path.starts_with("/v1/keys/")) return one_key(r, path.substr(keys.size() + 1));
     return problem(404, "no_route", "the admin API has no such resource");
@@ -229,8 +237,14 @@ reply admin_api::one_key(request const& r, std::string_view rest) {
 }
 
 reply admin_api::flush() {
-    auto const done = usage_.flush();
+    auto done = usage_.flush();
+    if (done && flush_elsewhere_) done = flush_elsewhere_();
     return done ? as_json({{"flushed", true}}) : failed(done.error());
+}
+
+reply admin_api::reload() {
+    auto const pid = reload_();
+    return pid ? as_json({{"pid", *pid}}) : failed(pid.error());
 }
 
 reply admin_api::status() {

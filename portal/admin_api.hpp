@@ -8,6 +8,7 @@
 //   DELETE /v1/keys/{id}                     what was removed
 //   POST   /v1/keys/import                   text/csv -> {"imported", "unchanged"}
 //   POST   /v1/usage/flush                   {"flushed": true}
+//   POST   /v1/reload                        {"pid": of the process that serves from now on}
 //   GET    /v1/status
 //
 // Errors are application/problem+json (RFC 9457) with `code`: the name of an errc, or one of method_not_allowed, no_route,
@@ -50,11 +51,14 @@ reply problem(unsigned status, std::string_view code, std::string_view detail);
 
 // True for POST /v1/keys/import, whose body may be large.
 bool is_import(boost::beast::http::verb method, std::string_view target) noexcept;
+// True for POST /v1/reload, which takes long and must not be waited for by what it does.
+bool is_reload(boost::beast::http::verb method, std::string_view target) noexcept;
 
 class admin_api {
   public:
     // All three outlive the object.
-    admin_api(keystore::key_directory& keys, usage::recorder& usage, gateway_view gateway);
+    admin_api(keystore::key_directory& keys, usage::recorder& usage, gateway_view gateway, reload_call reload = {},
+              flush_call flush_elsewhere = {});
 
     reply answer(request const&);
 
@@ -68,6 +72,7 @@ class admin_api {
     reply create(request const&);
     reply import(request const&);
     reply flush();
+    reply reload();
     reply status();
     reply ready();
     reply metrics();
@@ -75,6 +80,8 @@ class admin_api {
     keystore::key_directory& keys_;
     usage::recorder& usage_;
     gateway_view gateway_;
+    reload_call reload_;
+    flush_call flush_elsewhere_;
 };
 
 }  // namespace latchkey::portal

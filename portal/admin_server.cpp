@@ -1,6 +1,7 @@
 #include "portal/admin_server.hpp"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <boost/asio/as_tuple.hpp>
@@ -19,6 +20,7 @@
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http.hpp>
 #include <functional>
+#include <future>
 #include <list>
 #include <optional>
 #include <stdexcept>
@@ -88,7 +90,7 @@ std::optional<reply> parse_reply(error_code ec) {
 
 struct admin_server::impl {
     impl(admin_options o, keystore::key_directory& keys, usage::recorder& usage, gateway_view gateway)
-        : opts(std::move(o)), api(keys, usage, std::move(gateway)), calls(opts.calls_max) {}
+        : opts(std::move(o)), api(keys, usage, std::move(gateway), opts.reload, opts.flush_elsewhere), calls(opts.calls_max) {}
 
     // One accepted connection; listed in `open` while its coroutine runs.
     template <class Protocol>
@@ -96,7 +98,9 @@ struct admin_server::impl {
         explicit connection(asio::basic_stream_socket<Protocol> socket) : stream(std::move(socket)) {}
         beast::basic_stream<Protocol> stream;
         beast::flat_buffer buffer{buffer_bytes_max};
-        bool busy = false;  // a call runs or its reply is being written
+        bool busy = false;     // a call runs or its reply is being written
+        bool awaited = false;  // counted in `awaited`
+        bool fresh = true;     // no request has come
     };
     template <class Protocol>
     struct listener {
@@ -105,10 +109,12 @@ struct admin_server::impl {
         asio::steady_timer pause;
         unsigned& count;
     };
-    using closer = std::function<void()>;  // closes the connection unless it is busy
+    enum class ending { all, admin, used };
+    using closer = std::function<void(ending)>;  // closes the connection if it is one of those, and no call runs on it
 
     void run();
-    void shut();
+    void shut(bool to_successor);
+    void await_answer(connection<unix_protocol>& c, bool on);
     std::shared_ptr<void> enlist(unsigned& count, closer close);
     template <class Listener>
     void accept(Listener& at);
@@ -129,8 +135,12 @@ struct admin_server::impl {
     std::list<closer> open;
     unsigned admin_count = 0;
     unsigned health_count = 0;
-    bool importing = false;  // one import's body in memory at a time
+    unsigned awaited = 0;  // admin connections that are new or have a call running, which pause() waits for
+    bool paused = false;
+    std::function<void()> quiet;  // to be told when there are none
+    bool importing = false;       // one import's body in memory at a time
     bool stopping = false;
+    bool handed_over = false;
     bool cut = false;  // the context was stopped over connections that did not end in time
     asio::io_context context{1};
     std::optional<asio::executor_work_guard<asio::io_context::executor_type>> guard;
@@ -139,7 +149,9 @@ struct admin_server::impl {
     listener<tcp> health{context, health_count};
     asio::steady_timer stop_timer{context};
     std::uint16_t health_port = 0;
+    bool bound = false;
     asio::thread_pool calls;
+    asio::thread_pool reload_calls{2};  // one may last; another is told so
     asio::thread_pool health_calls{1};  // of its own, so that waiting admin calls never delay a probe
     std::thread thread;
 };
@@ -152,6 +164,13 @@ std::shared_ptr<void> admin_server::impl::enlist(unsigned& count, closer close) 
                 --count;
                 if (stopping && !cut && open.empty()) stop_timer.cancel();
             }};
+}
+
+void admin_server::impl::await_answer(connection<unix_protocol>& c, bool on) {
+    if (c.awaited == on) return;
+    c.awaited = on;
+    awaited += on ? 1U : ~0U;
+    if (awaited == 0 && quiet) std::exchange(quiet, {})();
 }
 
 // Beast 1.81's parser may throw on hostile trailers, out of the handler that fed it; the connection is gone then, the rest goes
@@ -168,6 +187,7 @@ void admin_server::impl::run() {
 }
 
 void admin_server::impl::bind_health() {
+    bound = true;
     error_code ec;
     auto const address = asio::ip::make_address(opts.health.host, ec);
     auto const fail = [&] {
@@ -177,6 +197,11 @@ void admin_server::impl::bind_health() {
     };
     if (ec) fail();
     tcp::endpoint const at(address, opts.health.port);
+    if (opts.health_before >= 0) {
+        health.acceptor.assign(at.protocol(), opts.health_before);
+        health_port = health.acceptor.local_endpoint().port();
+        return;
+    }
     health.acceptor.open(at.protocol(), ec);
     if (!ec) health.acceptor.set_option(tcp::acceptor::reuse_address(true), ec);
     if (!ec) health.acceptor.bind(at, ec);
@@ -187,8 +212,11 @@ void admin_server::impl::bind_health() {
 
 template <class Listener>
 void admin_server::impl::accept(Listener& at) {
+    if constexpr (std::is_same_v<Listener, listener<unix_protocol>>)
+        if (paused) return;
     at.acceptor.async_accept([this, &at](error_code ec, auto socket) {
-        if (ec == asio::error::operation_aborted || stopping) return;
+        // Behind a handover, what was accepted before is answered yet: the client will not try again.
+        if (ec == asio::error::operation_aborted || (stopping && !handed_over)) return;
         if (ec) {
             at.pause.expires_after(accept_pause);
             at.pause.async_wait([this, &at](error_code aborted) {
@@ -197,7 +225,7 @@ void admin_server::impl::accept(Listener& at) {
             return;
         }
         if (at.count < opts.connections_max) serve(at, std::move(socket));
-        accept(at);
+        if (!stopping) accept(at);
     });
 }
 
@@ -211,18 +239,24 @@ void admin_server::impl::serve(Listener& at, Socket socket) {
         }
     }
     auto c = std::make_shared<connection<protocol>>(std::move(socket));
-    auto entry = enlist(at.count, [raw = c.get()] {
-        if (!raw->busy) raw->stream.close();
+    auto entry = enlist(at.count, [raw = c.get()](ending which) {
+        bool const health_or_awaited = !std::is_same_v<protocol, unix_protocol> || raw->awaited;
+        if (raw->busy || (which == ending::admin && health_or_awaited) || (which == ending::used && raw->fresh)) return;
+        raw->stream.close();
     });
+    if constexpr (std::is_same_v<protocol, unix_protocol>) {
+        await_answer(*c, true);
+        entry = std::shared_ptr<void>(entry.get(), [this, c, entry](void*) { await_answer(*c, false); });
+    }
     // The handler keeps the connection and its entry until the coroutine has ended, or was destroyed by a throwing parser.
-    asio::co_spawn(context, session(*c), [c, entry](std::exception_ptr thrown) {
+    asio::co_spawn(context, session(*c), [c, entry](std::exception_ptr const& thrown) {
         if (thrown) log::warn("admin_connection", "closed after an internal error");
     });
 }
 
 template <class Protocol>
 asio::awaitable<bool> admin_server::impl::send(connection<Protocol>& c, reply r, unsigned version, bool keep_alive, bool head) {
-    bool const keep = keep_alive && !stopping;
+    bool const keep = keep_alive && !stopping && !paused;
     auto message = to_message(std::move(r), version, keep, head);
     http::response_serializer<http::string_body> serializer(message);
     serializer.split(head);
@@ -257,6 +291,7 @@ asio::awaitable<bool> admin_server::impl::admin_exchange(connection<unix_protoco
     http::request_parser<http::string_body> parser;
     parser.header_limit(head_bytes_max);
     parser.body_limit(opts.import_bytes_max);
+    if (paused && !c.awaited) co_return false;
     c.stream.expires_after(opts.idle_timeout);
     auto const [ec, n] = co_await http::async_read_header(c.stream, c.buffer, parser, as_result);
     if (ec) {
@@ -264,6 +299,8 @@ asio::awaitable<bool> admin_server::impl::admin_exchange(connection<unix_protoco
         co_return false;
     }
     c.busy = true;
+    c.fresh = false;
+    await_answer(c, true);
     auto const version = parser.get().version();
     bool const import = is_import(parser.get().method(), std::string_view(parser.get().target()));
     if (import && importing) {
@@ -296,9 +333,12 @@ asio::awaitable<bool> admin_server::impl::admin_exchange(connection<unix_protoco
     bool const keep_alive = message.keep_alive();
     std::function<reply()> call = [this, asked] { return api.answer(*asked); };
     c.stream.expires_never();
-    auto made = co_await on_pool(calls, std::move(call));
+    bool const reload = is_reload(asked->method, asked->target);
+    if (reload) await_answer(c, false);
+    auto made = co_await on_pool(reload ? reload_calls : calls, std::move(call));
     bool const kept = co_await send(c, std::move(made), version, keep_alive, message.method() == http::verb::head);
     c.busy = false;
+    await_answer(c, false);
     co_return kept;
 }
 
@@ -322,6 +362,7 @@ asio::awaitable<void> admin_server::impl::session(connection<tcp>& c) {
             break;
         }
         c.busy = true;
+        c.fresh = false;
         auto const method = parser.get().method();
         std::string const target(parser.get().target());
         bool const no_body = parser.content_length().value_or(0) == 0 && !parser.chunked();
@@ -342,14 +383,21 @@ asio::awaitable<void> admin_server::impl::session(connection<tcp>& c) {
     c.stream.close();
 }
 
-void admin_server::impl::shut() {
+// release(): closing alone would leave the sockets in our epoll set for as long as another process has them.
+void admin_server::impl::shut(bool to_successor) {
+    if (stopping) return;
     stopping = true;
-    error_code ignored;
-    admin.acceptor.close(ignored);
-    health.acceptor.close(ignored);
+    handed_over = to_successor;
+    for (auto end : {+[](impl&i, error_code&ec) { return i.admin.acceptor.release(ec); },
+                     +[](impl&i, error_code&ec) { return i.health.acceptor.release(ec); }}) {
+        error_code failed;
+        int const descriptor = end(*this, failed);
+        if (!failed) ::close(descriptor);
+    }
+    if (handed_over && socket_file) socket_file->own_file(false);
     admin.pause.cancel();
     health.pause.cancel();
-    for (auto const& close : open) close();
+    for (auto const& close : open) close(handed_over ? ending::used : ending::all);
     guard.reset();
     // Connections whose call still runs get their reply; the timer bounds that, and nothing but them keeps the context going.
     if (open.empty()) return;
@@ -366,10 +414,15 @@ admin_server::admin_server(admin_options options, keystore::key_directory& keys,
 
 admin_server::~admin_server() { stop(); }
 
+void admin_server::bind() { impl_->bind_health(); }
+
 void admin_server::start() {
     auto& i = *impl_;
-    i.bind_health();
-    i.socket_file.emplace(i.opts.socket_path);
+    if (!i.bound) i.bind_health();
+    if (i.opts.admin_before.descriptor >= 0)
+        i.socket_file.emplace(i.opts.socket_path, i.opts.admin_before);
+    else
+        i.socket_file.emplace(i.opts.socket_path);
     i.admin.acceptor.assign(unix_protocol(), i.socket_file->release());
     i.guard.emplace(i.context.get_executor());
     i.accept(i.admin);
@@ -377,12 +430,57 @@ void admin_server::start() {
     i.thread = std::thread([&i] { i.run(); });
 }
 
+bool admin_server::pause(std::chrono::milliseconds patience) {
+    auto const done = std::make_shared<std::promise<void>>();
+    auto const quiet = done->get_future();
+    asio::post(impl_->context, [i = impl_.get(), done] {
+        i->paused = true;
+        error_code ignored;
+        i->admin.acceptor.cancel(ignored);
+        i->admin.pause.cancel();
+        for (auto const& close : i->open) close(impl::ending::admin);
+        i->quiet = [done] { done->set_value(); };
+        if (i->awaited == 0) std::exchange(i->quiet, {})();
+    });
+    return quiet.wait_for(patience) == std::future_status::ready;
+}
+
+void admin_server::resume() {
+    asio::post(impl_->context, [i = impl_.get()] {
+        i->quiet = {};
+        if (!std::exchange(i->paused, false) || i->stopping) return;
+        i->accept(i->admin);
+    });
+}
+
+void admin_server::own_socket_file() {
+    asio::post(impl_->context, [i = impl_.get()] {
+        if (!i->stopping) i->socket_file->own_file(true);
+    });
+}
+
+void admin_server::hand_over() {
+    auto const done = std::make_shared<std::promise<void>>();
+    asio::post(impl_->context, [i = impl_.get(), done] {
+        i->shut(true);
+        done->set_value();
+    });
+    done->get_future().wait();
+}
+
+inherited_socket admin_server::admin_listener() const noexcept {
+    return {impl_->admin.acceptor.native_handle(), impl_->socket_file->file()};
+}
+
+int admin_server::health_listener() const noexcept { return impl_->health.acceptor.native_handle(); }
+
 void admin_server::stop() {
     auto& i = *impl_;
     if (!i.thread.joinable()) return;
-    asio::post(i.context, [&i] { i.shut(); });
+    asio::post(i.context, [&i] { i.shut(false); });
     i.thread.join();
     i.calls.join();
+    i.reload_calls.join();
     i.health_calls.join();
     i.socket_file.reset();
 }

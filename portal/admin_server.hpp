@@ -8,8 +8,11 @@
 //
 // Threads: construct, start and stop from one thread; the referenced objects outlive the server and are called from its threads.
 
+#include <sys/types.h>
+
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -20,6 +23,16 @@
 
 namespace latchkey::portal {
 
+// Which file a socket is bound to.
+struct socket_file {
+    dev_t device = 0;
+    ino_t inode = 0;
+};
+struct inherited_socket {
+    int descriptor = -1;
+    socket_file file;
+};
+
 struct admin_options {
     std::string socket_path;                          // of any length; a file that is no socket is never replaced
     conf::endpoint health;                            // a literal address; port 0: the kernel chooses
@@ -29,6 +42,10 @@ struct admin_options {
     std::chrono::milliseconds idle_timeout{10'000};   // without a whole request head; then closed
     std::chrono::milliseconds stall_timeout{30'000};  // no byte of a body, or a reply that is not taken; then closed
     unsigned calls_max = 4;                           // admin calls at one time; more wait
+    inherited_socket admin_before;                    // of the process before; descriptor -1: none
+    int health_before = -1;
+    reload_call reload;          // POST /v1/reload; may block for long
+    flush_call flush_elsewhere;  // of a process that still drains; with POST /v1/usage/flush
 };
 
 class admin_server {
@@ -36,10 +53,26 @@ class admin_server {
     admin_server(admin_options, keystore::key_directory&, usage::recorder&, gateway_view);
     ~admin_server();  // stop()
 
-    // Binds both listeners and starts the threads. The caller holds the data directory's lock, so a socket file that nobody
-    // answers on was left by a killed process and is replaced. Throws std::runtime_error with the remedy: somebody answers
-    // on the socket, the path is not a socket, the health address is taken.
+    // Binds the health address or takes it over. Throws as start().
+    void bind();
+
+    // bind() where it was not called, binds the admin socket and starts the threads. The caller holds the data directory's lock,
+    // so a socket file that nobody answers on was left by a killed process and is replaced. Throws std::runtime_error with the
+    // remedy: somebody answers on the socket, the path is not a socket, the health address is taken.
     void start();
+
+    // --- for a restart in place
+    // Answers no further admin call: clients wait in the queue of the socket. True when all that had come have their answer, but
+    // for calls of reload; false where that takes longer than `patience`. resume() goes on.
+    bool pause(std::chrono::milliseconds patience);
+    void resume();
+    // The file of an inherited socket is ours to remove from now on.
+    void own_socket_file();
+    // Another process accepts on our sockets now, and owns the socket file: lets go of them, and returns when no
+    // connection is accepted any more. Calls that run, and a client that is new, get their answer. stop() follows.
+    void hand_over();
+    inherited_socket admin_listener() const noexcept;  // as pause() to hand_over() leave it
+    int health_listener() const noexcept;
 
     // Ends idle connections, lets running calls answer (at most 10 s), removes the socket file. Idempotent.
     void stop();

@@ -63,7 +63,23 @@ void clear_way(std::string const& path, unix_address const& address, sockaddr_un
 
 }  // namespace
 
-admin_socket::admin_socket(std::string path) : path_(std::move(path)) {
+admin_socket::admin_socket(std::string path) : path_(std::move(path)) { make(); }
+
+admin_socket::admin_socket(std::string path, inherited_socket const& from) : path_(std::move(path)) {
+    auto const address = unix_address::of(path_);
+    struct stat now {};
+    if (address && ::lstat(address->text().c_str(), &now) == 0 && now.st_dev == from.file.device &&
+        now.st_ino == from.file.inode) {
+        descriptor_ = from.descriptor;
+        file_ = from.file;
+        owned_ = false;
+        return;
+    }
+    ::close(from.descriptor);
+    make();
+}
+
+void admin_socket::make() {
     auto const address = unix_address::of(path_);
     if (!address) throw std::runtime_error(address.error().message);
     auto const name = name_of(*address);
@@ -81,15 +97,15 @@ admin_socket::admin_socket(std::string path) : path_(std::move(path)) {
     if ((made.st_mode & 0777U) != 0600U) give_up(EPERM);
     if (::listen(fd, backlog) != 0) give_up(errno);
     descriptor_ = fd;
-    device_ = made.st_dev;
-    inode_ = made.st_ino;
+    file_ = {made.st_dev, made.st_ino};
 }
 
 admin_socket::~admin_socket() {
     if (descriptor_ >= 0) ::close(descriptor_);
+    if (!owned_) return;
     auto const address = unix_address::of(path_);
     struct stat now {};
-    if (address && ::lstat(address->text().c_str(), &now) == 0 && now.st_dev == device_ && now.st_ino == inode_)
+    if (address && ::lstat(address->text().c_str(), &now) == 0 && now.st_dev == file_.device && now.st_ino == file_.inode)
         ::unlink(address->text().c_str());
 }
 

@@ -1,9 +1,9 @@
 #pragma once
 // The admin socket's file and its peers. Internal to this room.
 
-#include <sys/types.h>
-
 #include <string>
+
+#include "portal/admin_server.hpp"
 
 namespace latchkey::portal {
 
@@ -13,17 +13,24 @@ class admin_socket {
   public:
     // Throws std::runtime_error with the remedy (see admin_server::start).
     explicit admin_socket(std::string path);
+    // Takes over the socket of the process before, or makes a new one where its file is not at the path any more.
+    admin_socket(std::string path, inherited_socket const& from);
     ~admin_socket();
     admin_socket(admin_socket const&) = delete;
     admin_socket& operator=(admin_socket const&) = delete;
 
     int release() noexcept;
+    // An inherited file is removed at the end only by who owns it.
+    void own_file(bool ours) noexcept { owned_ = ours; }
+    socket_file file() const noexcept { return file_; }
 
   private:
+    void make();
+
     std::string path_;
     int descriptor_ = -1;
-    dev_t device_ = 0;
-    ino_t inode_ = 0;
+    socket_file file_;
+    bool owned_ = true;
 };
 
 // True where the process at the other end runs as our user or as root.

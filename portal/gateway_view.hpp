@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "base/error.hpp"
+
 namespace latchkey::portal {
 
 struct figure {
@@ -32,5 +34,10 @@ struct gateway_state {
 
 // Called from any thread of the admin server, by several at once; must not block.
 using gateway_view = std::function<gateway_state()>;
+
+// Starts a successor and returns its process id when it serves; `busy` at once where a reload is under way already.
+using reload_call = std::function<result<std::int64_t>()>;
+// Brings the records that another process still holds into usage.db.
+using flush_call = std::function<result<void>()>;
 
 }  // namespace latchkey::portal

@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <array>
 #include <span>
 
@@ -12,7 +13,7 @@
 //
 //   blocks(id, first_ms, last_ms, records, data)   append only; ids only grow and are never given twice (AUTOINCREMENT)
 //   rings(id, cursor)                              everything of ring `id` before position `cursor` is in `blocks`
-//   notes(name, value)                             "ring_dir": the folder where the rings last lay
+//   notes(name, value)                             "ring_dir": the folder where the rings last lay; "other_ring_dirs": one a line
 //
 // Durability. WAL with synchronous=NORMAL: a committed transaction survives the end of the process, however it ends, because its
 // pages are in the kernel's hands; a power cut may take the transactions since the last checkpoint's sync, and leaves a
@@ -61,6 +62,8 @@ struct journal::impl {
     explicit impl(sqlite::database d) : db(std::move(d)) {}
     result<void> set_up(bool read_only);
     result<std::uint64_t> remove_batch(std::int64_t before_ms);
+    result<std::string> note(std::string_view name);
+    result<void> set_note(std::string_view name, std::string_view value);
 };
 
 result<void> journal::impl::set_up(bool read_only) {
@@ -143,19 +146,39 @@ result<void> journal::forget_ring(std::string_view ring_id) {
     return s->bind(1, ring_id).run();
 }
 
-result<std::string> journal::ring_dir() {
-    auto s = impl_->db.prepare("SELECT value FROM notes WHERE name = 'ring_dir'");
+result<std::string> journal::impl::note(std::string_view name) {
+    auto s = db.prepare("SELECT value FROM notes WHERE name = ?1");
     if (!s) return s.error();
-    auto row = s->step();
+    auto row = s->bind(1, name).step();
     if (!row) return row.error();
     return *row ? std::string(s->text(0)) : std::string();
 }
 
-result<void> journal::set_ring_dir(std::string_view folder) {
-    auto s = impl_->db.prepare(
-        "INSERT INTO notes(name, value) VALUES ('ring_dir', ?1) ON CONFLICT(name) DO UPDATE SET value = excluded.value");
+result<void> journal::impl::set_note(std::string_view name, std::string_view value) {
+    auto s = db.prepare("INSERT INTO notes(name, value) VALUES (?1, ?2) ON CONFLICT(name) DO UPDATE SET value = excluded.value");
     if (!s) return s.error();
-    return s->bind(1, folder).run();
+    return s->bind(1, name).bind(2, value).run();
+}
+
+result<std::string> journal::ring_dir() { return impl_->note("ring_dir"); }
+result<void> journal::set_ring_dir(std::string_view folder) { return impl_->set_note("ring_dir", folder); }
+
+result<std::vector<std::string>> journal::other_ring_dirs() {
+    auto const lines = impl_->note("other_ring_dirs");
+    if (!lines) return lines.error();
+    std::vector<std::string> out;
+    for (std::size_t at = 0; at < lines->size();) {
+        auto const end = std::min(lines->find('\n', at), lines->size());
+        out.push_back(lines->substr(at, end - at));
+        at = end + 1;
+    }
+    return out;
+}
+
+result<void> journal::set_other_ring_dirs(std::vector<std::string> const& folders) {
+    std::string lines;
+    for (auto const& f : folders) lines += f + "\n";
+    return impl_->set_note("other_ring_dirs", lines);
 }
 
 // A few hundred blocks a transaction, so that years that go at once do not make the log as long as they were.

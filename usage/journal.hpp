@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/error.hpp"
 #include "usage/record.hpp"
@@ -40,6 +41,9 @@ class journal {
     // The folder where the rings last lay; empty: never said.
     result<std::string> ring_dir();
     result<void> set_ring_dir(std::string_view folder);
+    // Other folders in which rings of a process that still runs were seen last.
+    result<std::vector<std::string>> other_ring_dirs();
+    result<void> set_other_ring_dirs(std::vector<std::string> const& folders);
     // Removes blocks whose last record is older than `before_ms`; returns how many records went.
     result<std::uint64_t> remove_before(std::int64_t before_ms);
 

@@ -43,6 +43,7 @@ constexpr milliseconds retry_pause{1000};
 constexpr std::chrono::minutes retention_pause{10};
 constexpr std::chrono::minutes drop_log_pause{1};
 constexpr std::int64_t day_ms = 86'400'000;
+constexpr unsigned numbers_max = 10'000;  // of ring files
 
 bool is_tmpfs(std::string const& folder) {
     struct statfs about {};
@@ -89,9 +90,13 @@ result<std::string> choose_ring_dir(std::string const& wanted, std::string const
 
 struct recorder::impl {
     recorder_options options;
+    std::string tag;
     std::vector<std::unique_ptr<usage::ring>> rings;
-    std::uint64_t recovered = 0;
-    std::uint64_t appended_before = 0;  // what the rings' counters said when they were opened
+    std::vector<std::string> files;  // of `rings`
+    std::atomic<std::uint64_t> recovered{0};
+    std::atomic<bool> others{false};     // a process that still runs may have rings here, or in `elsewhere`
+    std::vector<std::string> elsewhere;  // other folders with rings of such a process
+    std::uint64_t appended_before = 0;   // what the rings' counters said when they were opened
     std::uint64_t dropped_before = 0;
     std::atomic<std::uint64_t> journalled{0};
 
@@ -113,9 +118,11 @@ struct recorder::impl {
     std::uint64_t drops_said = 0;
     steady_clock::time_point next_drop_line{};
 
-    result<void> recover_folder(std::string const& folder, std::string_view tag, bool keep);
-    result<void> make_rings(std::string_view tag);
+    result<void> recover_folder(std::string const& folder, std::vector<unsigned>& taken);
+    result<void> make_rings(std::vector<unsigned> const& taken);
     result<void> set_up();
+    bool recover_others(std::string const& folder);
+    void recover_others();
 
     result<void> pass();
     result<void> attempt();
@@ -148,41 +155,54 @@ struct recorder::impl {
 recorder::recorder(std::unique_ptr<impl> i) : impl_(std::move(i)) {}
 recorder::~recorder() { stop(); }
 
-result<void> recorder::impl::recover_folder(std::string const& folder, std::string_view tag, bool keep) {
+// `taken` gets the numbers that stay: of rings that go on as ours, and of those that a running process holds.
+result<void> recorder::impl::recover_folder(std::string const& folder, std::vector<unsigned>& taken) {
     auto const found = list_rings(folder, tag);
     if (!found) return found.error();
+    std::uint64_t n = 0;
     for (auto const& f : *found) {
-        bool const goes_on = keep && f.worker < options.workers && f.file == ring_file(folder, tag, f.worker);
-        auto kept = recover_ring(f.file, goes_on ? options.ring_bytes : 0, *journal, packer, recovered);
-        if (!kept) return kept.error();
-        if (*kept) rings[f.worker] = std::move(*kept);
+        bool const goes_on =
+            folder == options.ring_dir && rings.size() < options.workers && f.file == ring_file(folder, tag, f.number);
+        auto kept = recover_ring(f.file, goes_on ? options.ring_bytes : 0, *journal, packer, n);
+        bool const held = !kept && kept.error().code == errc::busy;
+        if (!kept && !held) return kept.error();
+        if (held || *kept) taken.push_back(f.number);
+        others = others || held;
+        if (held && folder != options.ring_dir && (elsewhere.empty() || elsewhere.back() != folder)) elsewhere.push_back(folder);
+        if (held || !*kept) continue;
+        rings.push_back(std::move(*kept));
+        files.push_back(f.file);
     }
+    recovered += n;
     return {};
 }
 
-result<void> recorder::impl::make_rings(std::string_view tag) {
-    for (unsigned worker = 0; worker < options.workers; ++worker) {
-        if (!rings[worker]) {
-            auto made = ring::open(ring_file(options.ring_dir, tag, worker), options.ring_bytes);
-            if (!made) return made.error();
-            rings[worker] = std::move(*made);
-        }
-        positions.push_back(rings[worker]->cursor());
+// Numbers in use are stepped over, and so is one that another process took or looks at just now.
+result<void> recorder::impl::make_rings(std::vector<unsigned> const& taken) {
+    for (unsigned number = 0; rings.size() < options.workers; ++number) {
+        if (std::find(taken.begin(), taken.end(), number) != taken.end()) continue;
+        auto const file = ring_file(options.ring_dir, tag, number);
+        auto made = ring::open(file, options.ring_bytes);
+        if (!made && made.error().code == errc::busy && number < numbers_max) continue;
+        if (!made) return made.error();
+        rings.push_back(std::move(*made));
+        files.push_back(file);
     }
+    for (auto const& r : rings) positions.push_back(r->cursor());
     appended_before = appended();
     dropped_before = dropped();
     return {};
 }
 
-// The folder of before comes first, and is forgotten only when nothing of ours is left in it. The new one is remembered before a
-// ring is made there. So no kill leaves a ring where the next start would not look.
+// The folders of before come first, and are forgotten only when nothing of ours is left in them. The new one is remembered before
+// a ring is made there. So no kill leaves a ring where the next start would not look.
 result<void> recorder::impl::set_up() {
-    auto const tag = folder_tag(fs::path(options.journal_file).parent_path().string());
-    if (!tag) return tag.error();
+    auto const named = folder_tag(fs::path(options.journal_file).parent_path().string());
+    if (!named) return named.error();
+    tag = *named;
     auto opened = journal::open(options.journal_file, journal::mode::read_write);
     if (!opened) return opened.error();
     journal = std::move(*opened);
-    rings.resize(options.workers);
 
     if (!options.ring_dir.empty()) {
         if (auto done = make_folder(options.ring_dir, false); !done) return done;
@@ -191,13 +211,53 @@ result<void> recorder::impl::set_up() {
     }
     auto const before = journal->ring_dir();
     if (!before) return before.error();
-    if (!before->empty() && *before != options.ring_dir)
-        if (auto done = recover_folder(*before, *tag, false); !done) return done;
+    auto const remembered = journal->other_ring_dirs();
+    if (!remembered) return remembered.error();
+    auto folders = *remembered;
+    if (!before->empty() && std::find(folders.begin(), folders.end(), *before) == folders.end()) folders.push_back(*before);
+    std::vector<unsigned> taken;
+    for (auto const& f : folders)
+        if (f != options.ring_dir)
+            if (auto done = recover_folder(f, taken); !done) return done;
+    if (elsewhere != *remembered)
+        if (auto done = journal->set_other_ring_dirs(elsewhere); !done) return done;
     if (options.ring_dir.empty()) return {};
-    if (auto done = recover_folder(options.ring_dir, *tag, true); !done) return done;
+    taken.clear();
+    if (auto done = recover_folder(options.ring_dir, taken); !done) return done;
     if (options.workers != 0 && *before != options.ring_dir)
         if (auto done = journal->set_ring_dir(options.ring_dir); !done) return done;
-    return make_rings(*tag);
+    return make_rings(taken);
+}
+
+// True where some may be left for later.
+bool recorder::impl::recover_others(std::string const& folder) {
+    auto const found = list_rings(folder, tag);
+    if (!found) return true;
+    bool left = false;
+    for (auto const& f : *found) {
+        if (std::find(files.begin(), files.end(), f.file) != files.end()) continue;
+        std::uint64_t n = 0;
+        auto const done = recover_ring(f.file, 0, *journal, packer, n);
+        if (n != 0)
+            log::info("usage.recovered", "{} usage records of a process that was killed were taken over from its rings", n);
+        recovered += n;
+        if (done) continue;
+        bool const for_good = done.error().code == errc::not_allowed || done.error().code == errc::newer_schema;
+        if (for_good) log::error("usage.not_recovered", "{}", done.error().message);
+        left = left || !for_good;
+    }
+    return left;
+}
+
+void recorder::impl::recover_others() {
+    if (!others.exchange(false)) return;
+    bool left = false;
+    std::vector<std::string> still;
+    for (auto const& folder : elsewhere)
+        if (recover_others(folder)) still.push_back(folder);
+    if (still != elsewhere && journal->set_other_ring_dirs(still)) elsewhere = still;
+    if (!options.ring_dir.empty()) left = recover_others(options.ring_dir);
+    if (left || !elsewhere.empty()) others = true;
 }
 
 result<std::unique_ptr<recorder>> recorder::open(recorder_options o) {
@@ -207,7 +267,8 @@ result<std::unique_ptr<recorder>> recorder::open(recorder_options o) {
     i->options = std::move(o);
     if (auto done = i->set_up(); !done) return done.error();
     if (i->recovered != 0)
-        log::info("usage.recovered", "{} usage records of an earlier process were taken over from its rings", i->recovered);
+        log::info("usage.recovered", "{} usage records of an earlier process were taken over from its rings",
+                  i->recovered.load());
     return std::unique_ptr<recorder>(new recorder(std::move(i)));
 }
 
@@ -217,6 +278,7 @@ ring& recorder::ring(unsigned worker) noexcept {
 }
 
 std::uint64_t recorder::recovered() const noexcept { return impl_->recovered; }
+void recorder::look_for_others() noexcept { impl_->others = true; }
 
 result<void> recorder::impl::take_all() {
     std::optional<error> first;
@@ -255,6 +317,7 @@ result<void> recorder::impl::pass() {
 result<void> recorder::impl::attempt() try {
     auto done = take_all();
     if (done) done = remove_old();
+    if (done) recover_others();
     return done;
 } catch (std::bad_alloc const&) {
     return error{errc::io, "out of memory"};
@@ -315,7 +378,7 @@ void recorder::start() {
     impl_->flusher = std::thread([this] { impl_->run(); });
 }
 
-void recorder::stop() {
+void recorder::stop(bool succeeded) {
     {
         std::lock_guard const lock(impl_->wake_guard);
         impl_->stopping = true;
@@ -329,10 +392,10 @@ void recorder::stop() {
     }
     // All of it is in the journal, so the files need not hold memory any longer. (tmpfs is memory.)
     fs::path const folder = impl_->options.ring_dir;
-    auto const tag = folder_tag(fs::path(impl_->options.journal_file).parent_path().string());
-    for (unsigned worker = 0; tag && worker < impl_->options.workers; ++worker)
-        ::unlink(ring_file(folder.string(), *tag, worker).c_str());
-    if (folder.filename().string().starts_with("latchkey-")) ::rmdir(folder.c_str());  // one of choose_ring_dir(), if empty now
+    for (std::size_t i = 0; i < impl_->files.size(); ++i)
+        if (::unlink(impl_->files[i].c_str()) == 0) static_cast<void>(impl_->journal->forget_ring(impl_->rings[i]->id()));
+    bool const chosen = folder.filename().string().starts_with("latchkey-");  // by choose_ring_dir()
+    if (chosen && !succeeded) ::rmdir(folder.c_str());                        // if it is empty now
 }
 
 result<void> recorder::flush() { return impl_->pass(); }

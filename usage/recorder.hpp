@@ -32,15 +32,21 @@ result<std::string> choose_ring_dir(std::string const& wanted, std::string const
 class recorder {
   public:
     // Opens the journal, recovers every ring file of this data directory that an earlier process left (once and only once),
-    // removes those that are not needed, and makes `workers` rings. The caller holds the data directory's lock.
+    // removes those that are not needed, and makes `workers` rings. The caller holds the data directory's lock. Rings that a
+    // running process holds (one that drains, after it handed over) are left to it, and looked at with every flush until they are
+    // gone: if it is killed, its records are taken over then.
     static result<std::unique_ptr<recorder>> open(recorder_options);
     ~recorder();
 
     usage::ring& ring(unsigned worker) noexcept;
-    std::uint64_t recovered() const noexcept;  // records that open() took over from earlier rings
+    std::uint64_t recovered() const noexcept;  // records taken over from the rings of earlier processes
+
+    // From now on, looks for the rings of others with every flush until there are none: of a successor that failed.
+    void look_for_others() noexcept;
 
     void start();  // the flusher thread: every flush_interval, or when a ring is a quarter full
-    void stop();   // flushes what the rings hold, ends the thread
+    // Flushes what the rings hold, ends the thread, removes the rings. `succeeded`: another process goes on in their folder.
+    void stop(bool succeeded = false);
 
     // Returns when every record committed before the call is in the journal. Error while the disk is full or the file locked:
     // nothing is lost then, the rings keep it and the flusher tries again (said in the log once, and in state()).

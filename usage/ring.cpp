@@ -311,6 +311,8 @@ int open_file(std::string const& file, bool make, std::optional<unsigned> also_o
     struct stat about {};
     if (::fstat(descriptor, &about) != 0)
         said = system_says(file, "cannot be looked at", errno);
+    else if (S_ISREG(about.st_mode) && about.st_nlink == 0)  // by a process that looks for what others left, or that ends
+        said = refuse(errc::busy, file, "was removed meanwhile");
     else if (!S_ISREG(about.st_mode) || about.st_nlink != 1)
         said = refuse(errc::not_allowed, file, "is not a plain file with one name; remove it");
     else if (!is_ours(about.st_uid, also_of))
@@ -322,6 +324,8 @@ int open_file(std::string const& file, bool make, std::optional<unsigned> also_o
         said = system_says(file, "cannot be given mode 0600", errno);
     else if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0)
         said = refuse(errc::busy, file, "is in use by a running Latchkey");
+    else if (::fstat(descriptor, &about) != 0 || about.st_nlink != 1)  // its holder removed it just now, and ended
+        said = refuse(errc::busy, file, "was removed meanwhile");
     else
         return descriptor;
     ::close(descriptor);

@@ -67,8 +67,8 @@ result<std::string> folder_tag(std::string const& folder) {
     return tag;
 }
 
-std::string ring_file(std::string const& folder, std::string_view tag, unsigned worker) {
-    return fmt::format("{}/{}-{}{}", folder, tag, worker, suffix);
+std::string ring_file(std::string const& folder, std::string_view tag, unsigned number) {
+    return fmt::format("{}/{}-{}{}", folder, tag, number, suffix);
 }
 
 result<std::vector<found_ring>> list_rings(std::string const& folder, std::string_view tag) {
@@ -81,15 +81,15 @@ result<std::vector<found_ring>> list_rings(std::string const& folder, std::strin
         if (!rest.starts_with(tag) || !rest.ends_with(suffix)) continue;
         rest.remove_suffix(suffix.size());
         rest.remove_prefix(tag.size());
-        unsigned worker = 0;
+        unsigned number = 0;
         if (rest.size() < 2 || rest.front() != '-') continue;
-        auto const parsed = std::from_chars(rest.data() + 1, rest.data() + rest.size(), worker);
+        auto const parsed = std::from_chars(rest.data() + 1, rest.data() + rest.size(), number);
         if (parsed.ec != std::errc{} || parsed.ptr != rest.data() + rest.size()) continue;
-        found.push_back({at->path().string(), worker});
+        found.push_back({at->path().string(), number});
     }
     if (e && e != std::errc::no_such_file_or_directory)
         return error{errc::io, fmt::format("the usage rings' folder {} cannot be read: {}", folder, e.message())};
-    std::sort(found.begin(), found.end(), [](auto const& a, auto const& b) { return a.worker < b.worker; });
+    std::sort(found.begin(), found.end(), [](auto const& a, auto const& b) { return a.number < b.number; });
     return found;
 }
 

@@ -19,14 +19,14 @@ namespace latchkey::usage {
 // 16 hex digits that stand for a folder: SHA-256 of its real path, cut. `io` where the folder is not there.
 result<std::string> folder_tag(std::string const& folder);
 
-// "FOLDER/TAG-WORKER.ring"
-std::string ring_file(std::string const& folder, std::string_view tag, unsigned worker);
+// "FOLDER/TAG-NUMBER.ring"
+std::string ring_file(std::string const& folder, std::string_view tag, unsigned number);
 
 struct found_ring {
     std::string file;
-    unsigned worker = 0;
+    unsigned number = 0;
 };
-// The ring files of `tag` in `folder`, whatever kind of file bears the name, by worker. A folder that is not there has none.
+// The ring files of `tag` in `folder`, whatever kind of file bears the name, by number. A folder that is not there has none.
 result<std::vector<found_ring>> list_rings(std::string const& folder, std::string_view tag);
 
 // Makes the folder (mode 0700) if it is not there. `not_allowed` where it is not a folder, or with `ours_alone` where it is a

@@ -55,6 +55,7 @@ TEST_CASE("the shipped latchkey.toml loads without findings and says the default
     CHECK(v.workers == d.workers);
     CHECK(v.trusted_proxies.empty());
     CHECK(v.drain == d.drain);
+    CHECK(v.takeover == d.takeover);
     CHECK(v.resolve == d.resolve);
     CHECK(v.limit.head_bytes == d.limit.head_bytes);
     CHECK(v.limit.target_bytes == d.limit.target_bytes);
@@ -265,6 +266,7 @@ TEST_CASE("each range is enforced at both ends") {
         {"[limits]\nconnections =", "0", "1", "1000000", "1000001"},
         {"[limits]\nresponse_head_bytes =", "1023", "\"1KiB\"", "\"64KiB\"", "\"65KiB\""},
         {"[limits]\nconnections_per_address =", "-1", "0", "4294967295", "4294967296"},
+        {"takeover =", "\"999ms\"", "\"1s\"", "\"10m\"", "\"11m\""},
         {"resolve =", "\"999ms\"", "\"1s\"", "\"1h\"", "\"61m\""},
         {"workers = 1\n[limits]\nmemory =", "\"4095KiB\"", "\"4MiB\"", "\"1024GiB\"", "\"1025GiB\""},
         {"[client]\nhead =", "\"99ms\"", "\"100ms\"", "\"1h\"", "\"61m\""},

@@ -4,6 +4,7 @@ Environment: LATCHKEY (the program; default build/release/latchkey), LATCHKEY_SL
 """
 import atexit
 import csv
+import ctypes
 import io
 import itertools
 import json
@@ -30,6 +31,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Usage rings of this run lie in a folder of its own on tmpfs: those of killed gateways would stay in memory else.
 os.environ["RUNTIME_DIRECTORY"] = tempfile.mkdtemp(prefix="latchkey-e2e-", dir="/dev/shm")
 atexit.register(shutil.rmtree, os.environ["RUNTIME_DIRECTORY"], ignore_errors=True)
+
+# A gateway that a gateway started becomes a child of this process when the one before it ends.
+assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0, "PR_SET_CHILD_SUBREAPER"
 
 PROGRAM = str(ROOT / os.environ.get("LATCHKEY", "build/release/latchkey"))
 SANITIZER = re.compile(r"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error:|SUMMARY: \w+Sanitizer|ERROR: LeakSanitizer")
@@ -99,13 +103,54 @@ def temporary_folder(kind):
     return folder
 
 
+class Successor:
+    """A gateway that another one started, with what the harness needs of subprocess.Popen. Its end is seen when its parent has
+    ended, too: this process then gets it as its child."""
+
+    def __init__(self, pid):
+        self.pid, self.returncode = pid, None
+
+    def poll(self):
+        if self.returncode is None:
+            try:
+                done, status = os.waitpid(self.pid, os.WNOHANG)
+                self.returncode = os.waitstatus_to_exitcode(status) if done else None
+            except ChildProcessError:  # its parent lives, or was there a moment ago
+                if not os.path.exists(f"/proc/{self.pid}"):
+                    self.returncode = -1
+        return self.returncode
+
+    def wait(self, timeout=None):
+        deadline = time.monotonic() + (timeout or 60)
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(["latchkey"], timeout)
+            time.sleep(0.01)
+        return self.returncode
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+
+def running(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 class Gateway:
     """One gateway with a data directory of its own.
 
     upstream: an Upstream or URL for the api "default"; settings: more TOML as nested dicts (an `api` list replaces the default);
-    prefix: words put before the program (prlimit, ...). The data directory outlives stop() and kill(), so start() resumes."""
+    prefix: words put before the program (prlimit, ...); program: another file; environment: more of it. The data directory outlives stop() and kill(), so start() resumes."""
 
-    def __init__(self, upstream=None, settings=None, data=None, prefix=(), workers=2):
+    def __init__(self, upstream=None, settings=None, data=None, prefix=(), workers=2, program=PROGRAM, environment=None):
+        self.program, self.environment, self.before = program, {**os.environ, **(environment or {})}, []
         self.folder = temporary_folder("e2e")
         self.data = pathlib.Path(data) if data else self.folder / "data"
         self.prefix, self.process, self.runs = list(prefix), None, 0
@@ -140,9 +185,39 @@ class Gateway:
         self.runs += 1
         with open(self.log_file, "ab") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, PROGRAM, "serve", "--config", str(config), "--ready-file", str(ready)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder)
+                [*self.prefix, self.program, "serve", "--config", str(config), "--ready-file", str(ready)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, env=self.environment)
         return self.process
+
+    # --- restarts in place
+
+    def configure(self):
+        """Writes the settings as they are now."""
+        (self.folder / "latchkey.toml").write_text(toml(self.settings))
+
+    def reload(self, timeout=60):
+        """`latchkey reload`, which must go well; the process of before, which drains."""
+        old = self.process
+        said = self.cli("reload", timeout=timeout).stdout
+        self.follow()
+        assert said == f"process {self.pid} serves\n" and self.pid != old.pid
+        return old
+
+    def follow(self):
+        """Takes the process that the ready file names for the gateway."""
+        told = self._ready(self.folder / "ready")
+        if told["pid"] != self.pid:
+            self.before.append(self.process)
+            self.process = Successor(told["pid"])
+        self.told = told
+        return self
+
+    def end_of(self, old, timeout=20):
+        """The exit code of a process that handed over."""
+        code = old.wait(bound(timeout))
+        self.before.remove(old)
+        assert not self.sanitizer_findings(), self.log()[-8000:]
+        return code
 
     def refuse_to_start(self, timeout=15):
         """Starts the program, which must end by itself with an error; what it said."""
@@ -198,8 +273,10 @@ class Gateway:
             raise AssertionError(f"SIGTERM did not end the gateway:\n{self.log()[-3000:]}") from None
 
     def kill(self):
-        self.process.kill()
-        self.process.wait()
+        for process in (*self.before, self.process):
+            process.kill()
+            process.wait()
+        self.before = []
         assert not self.sanitizer_findings(), self.log()[-8000:]
 
     # --- what it costs and says

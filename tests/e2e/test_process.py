@@ -1,9 +1,6 @@
-"""R8, P2, P3 and T2's plain part: what is done to the process and its listener while it serves."""
+"""R8, P2 and T2's plain part: what is done to the process and its listener while it serves. P3 and P4: test_reload.py."""
 import concurrent.futures
 import contextlib
-import os
-import pathlib
-import signal
 import threading
 import time
 
@@ -68,23 +65,6 @@ def test_R8_under_load_no_request_that_began_after_the_revocation_gets_through(l
     answers = load.stop()
     assert {s for _, s in answers} == {200, 401}
     assert {s for began, s in answers if began > revoked} == {401}
-
-
-def test_P3_a_storm_of_SIGHUP_costs_no_request_and_leaves_nothing_behind(loaded):
-    key = loaded.create_key()["key"]
-    load = Load(loaded, key)
-    load.running()
-    tasks = pathlib.Path(f"/proc/{loaded.pid}/task")
-    threads, lines, descriptors = len(list(tasks.iterdir())), loaded.log().count("\n"), loaded.descriptors + 8
-    for _ in range(1000):
-        os.kill(loaded.pid, signal.SIGHUP)
-        time.sleep(0.001)  # so that they do not merge in the kernel
-    load.running()
-    answers = load.stop()
-    assert {s for _, s in answers} == {200}, "a request was lost"
-    assert len(list(tasks.iterdir())) == threads and loaded.descriptors <= descriptors
-    assert "SIGHUP is ignored" in loaded.log()
-    assert loaded.log().count("\n") - lines < 5, "the log is flooded"
 
 
 def listens(gateway):

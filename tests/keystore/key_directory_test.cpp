@@ -126,6 +126,23 @@ TEST_CASE("find and list answer from the store") {
     CHECK(r.keys->state().ok);  // the caller's mistakes are not the store's
 }
 
+TEST_CASE("refresh does not wait for the poll, and catch_up finds what came after load") {
+    running r;
+    auto const made = r.keys->create_key("alice");
+    r.sql("UPDATE keys SET revoked_ms = 1 WHERE id = '" + made->row.id + "'");
+    REQUIRE(r.keys->refresh());
+    CHECK(r.obey.state_of(made->key) == key_state::revoked);
+
+    auto s = store::open(r.file, {});
+    REQUIRE(s);
+    key_directory next(std::move(*s), "lk");
+    REQUIRE(next.load());
+    CHECK(next.catch_up()->empty());
+    r.sql("UPDATE keys SET revoked_ms = 0");
+    CHECK(next.catch_up()->size() == 1);
+    CHECK(next.catch_up()->empty());
+}
+
 TEST_CASE("rows that another process changes come into force") {
     running r;
     auto const a = r.keys->create_key("alice");

@@ -277,25 +277,85 @@ TEST_CASE("a damaged ring keeps what can be read, is put aside, and does not sto
     CHECK(std::adjacent_find(found.begin(), found.end()) == found.end());
 }
 
-TEST_CASE("a ring file that is a link, or held by a running process, stops the start with its name") {
+TEST_CASE("a ring file that is a link stops the start with its name") {
     place const p;
     p.open(1);
     auto const file = p.file_of("0.ring");
-    SECTION("link") {
-        std::filesystem::rename(file, p.shm / "kept");
-        std::filesystem::create_symlink(p.shm / "kept", file);
-        auto opened = recorder::open(p.options(1));
-        REQUIRE_FALSE(opened);
-        CHECK(opened.error().code == errc::not_allowed);
-        CHECK(opened.error().message.find(file) != std::string::npos);
+    std::filesystem::rename(file, p.shm / "kept");
+    std::filesystem::create_symlink(p.shm / "kept", file);
+    auto opened = recorder::open(p.options(1));
+    REQUIRE_FALSE(opened);
+    CHECK(opened.error().code == errc::not_allowed);
+    CHECK(opened.error().message.find(file) != std::string::npos);
+}
+
+TEST_CASE("rings that a running process holds are left to it, and taken over once when it has ended without a word") {
+    place const p;
+    auto o = p.options(2);
+    SECTION("in the same folder") {}
+    SECTION("in a folder that is not used any more") { o.ring_dir = p.shm / "elsewhere"; }
+    SECTION("when the one that saw them was killed, too") {
+        auto before = p.open(2);
+        append(*before, 1, 0, 20);
+        o.ring_dir = p.shm / "elsewhere";
+        {
+            auto after = place::open(o);
+            append(*after, 0, 20, 30);
+        }
+        o.ring_dir = p.shm / "third";
+        auto last = place::open(o);
+        CHECK(last->recovered() == 10);
+        before.reset();
+        REQUIRE(last->flush());
+        CHECK(last->recovered() == 30);
+        CHECK(sorted(test::numbers_in(p.journal_file)) == range(0, 30));
+        return;
     }
-    SECTION("held") {
-        auto const held = ring::open(file, small);
-        REQUIRE(held);
-        auto opened = recorder::open(p.options(1));
-        REQUIRE_FALSE(opened);
-        CHECK(opened.error().code == errc::busy);
+    auto before = p.open(2);
+    auto after = place::open(o);
+    CHECK(after->recovered() == 0);
+    append(*before, 0, 0, 10);
+    append(*after, 0, 10, 20);
+    append(*before, 1, 20, 30);
+    REQUIRE(after->flush());
+    REQUIRE(before->flush());
+    append(*before, 1, 30, 40);
+    CHECK(sorted(test::numbers_in(p.journal_file)) == range(0, 30));
+    before.reset();  // without start() and stop(): as if it was killed
+    REQUIRE(after->flush());
+    REQUIRE(after->flush());
+    CHECK(after->recovered() == 10);
+    CHECK(sorted(test::numbers_in(p.journal_file)) == range(0, 40));
+    CHECK(p.files(p.rings).size() == (o.ring_dir == p.rings ? 2 : 0));
+}
+
+TEST_CASE("a process that ends in order leaves nothing to the one that saw its rings") {
+    place const p;
+    auto before = p.open(2);
+    before->start();
+    auto after = p.open(3);
+    append(*before, 0, 0, 10);
+    before->stop(true);
+    CHECK(p.files(p.rings).size() == 3);
+    before.reset();
+    REQUIRE(after->flush());
+    CHECK(after->recovered() == 0);
+    CHECK(sorted(test::numbers_in(p.journal_file)) == range(0, 10));
+}
+
+TEST_CASE("the rings of a successor that failed are looked for when asked") {
+    place const p;
+    auto r = p.open(1);
+    {
+        auto failed = p.open(2);
+        append(*failed, 1, 0, 5);
     }
+    REQUIRE(r->flush());
+    CHECK(r->recovered() == 0);
+    r->look_for_others();
+    REQUIRE(r->flush());
+    CHECK(r->recovered() == 5);
+    CHECK(p.files(p.rings) == std::vector<std::string>{"0.ring"});
 }
 
 TEST_CASE("rings and files of others in the same folder are not touched") {
