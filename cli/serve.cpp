@@ -470,10 +470,15 @@ int run_gateway(serve_flags const& f, predecessor* before, stop_signals& signals
     up();
     bool const handed_over = run_until_end(gateway, signals);
     if (!handed_over) notify("STOPPING=1");
-    log::info("stop", "draining for at most {} ms; {} signal ends at once", settings.drain.count(),
-              handed_over ? "another" : "a second");
+    auto const* const event = handed_over ? "reload" : "stop";
+    log::info(event, "draining for at most {} ms; {} signal ends at once", settings.drain.count(),
+              handed_over ? "a successor serves, another" : "a second");
     drain(gateway, settings.drain, signals, handed_over);
-    log::info("stop", "every request is on record");
+    log::info(event, "every request is on record");
+    if (handed_over && ::isatty(STDERR_FILENO) == 1)  // whose shell now shows its prompt
+        s.err << fmt::format("latchkey: {} goes on in the background; SIGTERM stops it\n",
+                             lock_holder(data_paths(settings.data_dir)))
+              << std::flush;
     return exit_ok;
 }
 

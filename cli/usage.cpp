@@ -38,6 +38,7 @@ usage::filter filter_of(usage_flags const& f) {
     usage::filter out;
     out.from_ms = time_flag(f.from, out.from_ms);
     out.to_ms = time_flag(f.to, out.to_ms);
+    if (out.from_ms >= out.to_ms) throw failure(exit_usage, "--from is not before --to: no record can lie between them");
     out.key_id = f.key;
     out.application_id = f.application;
     return out;

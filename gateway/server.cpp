@@ -77,6 +77,13 @@ std::uint16_t port_of(int descriptor) {
     return ntohs(net);
 }
 
+char const* remedy_for(int why) noexcept {
+    return why == EACCES ? "for a port below 1024 allow it (CAP_NET_BIND_SERVICE, or sysctl "
+                           "net.ipv4.ip_unprivileged_port_start), or choose "
+                           "another address with --listen"
+                         : "stop the other program, or choose another address with --listen";
+}
+
 // Throws with the address, the reason and the remedy. It does not listen yet, so no client can come to wait there.
 bound_socket bind_socket(conf::endpoint const& at, std::uint16_t port) {
     auto const fail = [&](int fd, char const* remedy) {
@@ -95,8 +102,7 @@ bound_socket bind_socket(conf::endpoint const& at, std::uint16_t port) {
     ::setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
     ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);  // accepted sockets inherit it
     if (address.is_v6()) ::setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
-    if (::bind(fd, e.data(), static_cast<socklen_t>(e.size())) != 0)
-        fail(fd, "stop the other program, or choose another address with --listen");
+    if (::bind(fd, e.data(), static_cast<socklen_t>(e.size())) != 0) fail(fd, remedy_for(errno));
     return {fd, port_of(fd)};
 }
 
@@ -116,8 +122,7 @@ void prove_free(conf::endpoint const& at) {
     int const r = ::bind(fd, e.data(), static_cast<socklen_t>(e.size()));
     int const why = errno;
     ::close(fd);
-    if (r != 0)
-        cannot_listen(shown(at, at.port), std::strerror(why), "stop the other program, or choose another address with --listen");
+    if (r != 0) cannot_listen(shown(at, at.port), std::strerror(why), remedy_for(why));
 }
 
 }  // namespace

@@ -257,6 +257,7 @@ reply admin_api::status() {
     json::array listen(gateway.listen.begin(), gateway.listen.end());
     json::array tls_listen(gateway.tls_listen.begin(), gateway.tls_listen.end());
     return as_json({{"version", gateway.version},
+                    {"pid", ::getpid()},
                     {"ready", gateway.ready && !gateway.draining},
                     {"draining", gateway.draining},
                     {"started", format_time(gateway.started_ms)},

@@ -75,6 +75,13 @@ def test_help_and_version_go_to_stdout():
 def test_the_ready_file_says_where_it_listens(gateway):
     told = json.loads((gateway.folder / "ready").read_text())
     assert told["pid"] == gateway.pid and told["listen"] == ["%s:%d" % gateway.address]
+    assert json.loads(gateway.cli("status", "--output", "json").stdout)["pid"] == gateway.pid
+
+
+def test_an_export_of_an_empty_span_of_time_is_a_usage_error(gateway):
+    """A slip of the hand must not look like an account without traffic."""
+    done = gateway.cli("usage", "export", "--from", "2026-11-26", "--to", "2026-11-25", check=False)
+    assert done.returncode == 2 and "--from is not before --to" in done.stderr and not done.stdout
 
 
 def test_an_export_where_no_account_was_kept_is_a_header_and_makes_nothing(tmp_path):
