@@ -375,7 +375,7 @@ bool handover::turn() {
     std::uint64_t n = 0;
     while (::read(wake_, &n, sizeof n) == sizeof n) continue;
     std::unique_lock lock(guard_);
-    if (stage_ == stage::committed) return true;
+    if (stage_ == stage::committed) return let_go_;
     if (!thread_ended_ || stage_ != stage::idle) return false;
     if (thread_.joinable()) {  // its last act was to say so
         lock.unlock();
@@ -392,8 +392,11 @@ bool handover::turn() {
 
 void handover::cancel() {
     {
-        std::lock_guard const lock(guard_);
-        if (stage_ == stage::committed) return;
+        std::unique_lock lock(guard_);
+        if (stage_ == stage::committed) {
+            gone_on_.wait(lock, [this] { return let_go_; });
+            return;
+        }
         bool const runs = std::exchange(stage_, stage::cancelled) == stage::running;
         if (runs && successor_) successor_->shut();
         if (!runs) settle(error{errc::unavailable, "the gateway is stopping"});
@@ -545,9 +548,11 @@ void handover::run() {
     log::info("reload", "process {} serves; this one drains", s.pid);
     {
         std::lock_guard const lock(guard_);
+        let_go_ = true;
         settle(std::int64_t{s.pid});
         if (std::exchange(wished_, false)) s.line->send("again");
     }
+    gone_on_.notify_all();
     poke();
     while (auto const m = s.line->receive()) answer(*s.line, *m);
 }

@@ -145,8 +145,9 @@ class handover {
     // --- the main thread
     int wake() const noexcept { return wake_; }  // readable when turn() has something to do
     bool turn();                                 // starts what is wished. True: a successor serves, this process is to drain
-    void cancel();                               // this process is to stop: a successor that does not serve yet is ended
-    void close();                                // cancel(), and no hook is called any more
+    // This process is to stop: a successor that does not serve yet is ended. Where one serves, returns when all is let go.
+    void cancel();
+    void close();  // cancel(), and no hook is called any more
 
     // --- any thread
     void ask();  // SIGHUP
@@ -175,7 +176,9 @@ class handover {
     std::thread thread_;
 
     std::mutex guard_;  // for all below
+    std::condition_variable gone_on_;
     stage stage_ = stage::idle;
+    bool let_go_ = false;  // by the hook: before that nothing of this process may go down
     bool wished_ = false;
     bool thread_ended_ = true;
     bool predecessor_drains_ = false;
