@@ -386,7 +386,15 @@ bool handover::turn() {
     wished_ = false;
     stage_ = stage::running;
     thread_ended_ = false;
-    thread_ = std::thread([this] { run(); });
+    try {
+        thread_ = std::thread([this] { run(); });
+    } catch (std::system_error const& e) {
+        thread_ended_ = true;
+        stage_ = stage::idle;
+        error const why{errc::io, fmt::format("the system gives no thread: {}", e.what())};
+        log::error("reload", "failed, and all goes on as before: {}", why.message);
+        settle(why);
+    }
     return false;
 }
 

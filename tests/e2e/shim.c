@@ -1,12 +1,14 @@
-/* Preloaded into the program by tests: plays a disk that fails, a wall clock that jumps and a name that moves. What it plays stands in
-   a file of three 64-bit words, named by LATCHKEY_SHIM: how many seconds CLOCK_REALTIME is off; the errno with which writes to
-   database files fail (0: none); the last byte of the address 127.0.0.x of "played.test" (0: it cannot be resolved). Other clocks,
-   files and names stay as they are. */
+/* Preloaded into the program by tests: plays a disk that fails, a wall clock that jumps, a name that moves and a system without
+   threads. What it plays stands in a file of four 64-bit words, named by LATCHKEY_SHIM: how many seconds CLOCK_REALTIME is off;
+   the errno with which writes to database files fail (0: none); the last byte of the address 127.0.0.x of "played.test" (0: it
+   cannot be resolved); the error with which threads are not started (0: they are). Other clocks, files and names stay as they
+   are. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static volatile int64_t none[3];
+static volatile int64_t none[4];
 static volatile int64_t* words = none;
 
 __attribute__((constructor)) static void map_words(void) {
@@ -70,6 +72,9 @@ int getaddrinfo(char const* restrict node, char const* restrict service, struct 
     if (words[2] == 0) return EAI_AGAIN;
     snprintf(address, sizeof address, "127.0.0.%d", (int)words[2]);
     return REAL(getaddrinfo)(address, service, hints, out);
+}
+int pthread_create(pthread_t* restrict out, pthread_attr_t const* restrict how, void* (*run)(void*), void* restrict with) {
+    return words[3] != 0 ? (int)words[3] : REAL(pthread_create)(out, how, run, with);
 }
 time_t time(time_t* out) {
     struct timespec now;

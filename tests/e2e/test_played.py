@@ -1,10 +1,11 @@
-"""R4, T1 and U12: a disk that gives EIO or turns read-only, a wall clock that jumps, a name that moves or cannot be resolved, all
-played by a preloaded library (shim.c)."""
+"""R4, T1, U12 and P4: a disk that gives EIO or turns read-only, a wall clock that jumps, a name that moves or cannot be resolved, a
+system that gives no thread, all played by a preloaded library (shim.c)."""
 import contextlib
 import datetime
 import email.utils
 import pathlib
 import shutil
+import signal
 import sqlite3
 import struct
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from harness import SLOW, Gateway, Upstream, bound, problem, served, unique, wait_until
 
-EIO, EROFS = 5, 30
+EIO, EAGAIN, EROFS = 5, 11, 30
 HOUR = 3600
 
 pytestmark = [pytest.mark.skipif(SLOW > 1, reason="a sanitizer's runtime wants to be the first library"),
@@ -38,9 +39,9 @@ class Played(Gateway):
         self.play()
         self.prefix = ["env", f"LD_PRELOAD={library}", f"LATCHKEY_SHIM={self.words}"]
 
-    def play(self, seconds=0, error=0, name=0):
+    def play(self, seconds=0, error=0, name=0, threads=0):
         with open(self.words, "r+b" if self.words.exists() else "wb") as f:
-            f.write(struct.pack("qqq", seconds, error, name))
+            f.write(struct.pack("qqqq", seconds, error, name, threads))
 
 
 @pytest.fixture
@@ -207,3 +208,20 @@ def test_U12_a_name_of_many_apis_is_looked_up_once_for_all_their_ports(up, libra
         if g.alive:
             g.kill()
         other.stop()
+
+
+def test_P4_a_reload_for_which_there_is_no_thread_changes_nothing(played):
+    key = played.create_key()["key"]
+    with played.client() as c:
+        served(c.get("/x", key))
+        played.play(threads=EAGAIN)
+        done = played.cli("reload", check=False)
+        assert done.returncode == 1 and "gives no thread" in done.stderr, done
+        played.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: played.log().count("gives no thread") == 2, 10, "a word about it")
+        served(c.get("/x", key))
+    played.play()
+    old = played.reload()
+    with played.client() as c:
+        served(c.get("/x", key))
+    assert played.end_of(old) == 0
