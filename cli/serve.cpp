@@ -158,30 +158,46 @@ std::vector<portal::figure> figures_of(gateway::counters const& c) {
     return out;
 }
 
-// Appears whole, when everything is ready; gone again when the process stops in order, unless a successor's stands there.
+// Appears whole, when everything is ready; gone again when the process stops in order, unless a successor's stands there. Whether
+// it can be written is known before that.
 class ready_file {
   public:
     ready_file(std::string path, std::string text) : path_(std::move(path)), text_(std::move(text)) {
-        if (!write())
-            throw failure(exit_error, fmt::format("cannot write the ready file {}; name another with --ready-file", path_));
+        if (prepare()) return;
+        std::remove(temporary().c_str());
+        fail();
     }
     ~ready_file() {
-        if (!path_.empty()) std::remove(path_.c_str());
+        if (!path_.empty()) std::remove((shown_ ? path_ : temporary()).c_str());
     }
     ready_file(ready_file const&) = delete;
     ready_file& operator=(ready_file const&) = delete;
 
-    bool write() const {
+    bool write() {
         if (path_.empty()) return true;
-        auto const temporary = fmt::format("{}.tmp-{}", path_, ::getpid());
-        std::ofstream(temporary) << text_ << "\n";
-        return std::rename(temporary.c_str(), path_.c_str()) == 0;
+        bool const done = prepare() && std::rename(temporary().c_str(), path_.c_str()) == 0;
+        if (!done) std::remove(temporary().c_str());
+        shown_ = shown_ || done;
+        return done;
+    }
+    [[noreturn]] void fail() const {
+        throw failure(exit_error, fmt::format("cannot write the ready file {}; name another with --ready-file", path_));
     }
     void leave() { path_.clear(); }
 
   private:
+    std::string temporary() const { return fmt::format("{}.tmp-{}", path_, ::getpid()); }
+    bool prepare() const {
+        if (path_.empty()) return true;
+        std::ofstream out(temporary());
+        out << text_ << "\n";
+        out.close();
+        return out.good();
+    }
+
     std::string path_;
     std::string text_;
+    bool shown_ = false;
 };
 
 // Members come up in this order and go down in the reverse one. With a predecessor, everything that can fail comes before
@@ -214,6 +230,7 @@ class gateway_process {
         for (std::size_t i = 0; i < settings_.tls.listen.size(); ++i)
             tls_listen_.push_back(authority(settings_.tls.listen[i], tls_ports.at(i)));
         make_admin(from);
+        ready_file_.emplace(f.ready_file, ready_json());
         struct unhook {  // a hook must not find this object gone; ~gateway_process does not run for one that was never whole
             predecessor* of;
             ~unhook() {
@@ -230,12 +247,12 @@ class gateway_process {
         keys_->start([this](auto const& updates) { return publish(updates); });
         ready_ = true;
         admin_->start();
-        ready_file_.emplace(f.ready_file, ready_json());
         if (before_ == nullptr) {
+            if (!ready_file_->write()) ready_file_->fail();
             notify("READY=1");
             return;
         }
-        need(lock_->name_holder(paths_, "gateway"));
+        say_who_serves();  // clients have been let in: it must not end over this
         admin_->own_socket_file();
         until_whole.of = nullptr;
         before_->serving(server_->unused());
@@ -297,6 +314,12 @@ class gateway_process {
         admin_->bind();
     }
 
+    void say_who_serves() {
+        bool const shown = ready_file_->write();
+        if (!lock_->name_holder(paths_, "gateway") || !shown)
+            log::error("reload", "the lock or the ready file cannot be written, and may name another process");
+    }
+
     // On every worker here, and on those of a predecessor that drains: it may let a slow head through yet.
     result<void> publish(std::vector<keystore::shard_update> const& updates) {
         result<void> here;
@@ -318,8 +341,7 @@ class gateway_process {
         };
         h.resume = [this] {
             recorder_->look_for_others();  // of the one that failed
-            bool const named = lock_->name_holder(paths_, "gateway") && ready_file_->write();
-            if (!named) log::error("reload", "the lock or the ready file cannot be written again");
+            say_who_serves();
             admin_->resume();
         };
         h.let_go = [this](std::vector<std::size_t> const& unused) {

@@ -456,6 +456,26 @@ def test_P4_a_new_program_that_fails_at_any_step_changes_nothing(copied, how):
     assert os.path.samefile(f"/proc/{copied.pid}/exe", copied.program)
 
 
+def test_P4_a_ready_file_that_cannot_be_written_costs_no_connection(demo):
+    live = Gateway(demo, dict(QUICK))
+    for _ in run(live):
+        traffic, ready = Traffic(live, live.create_key()["key"], each=3), live.folder / "ready"
+        traffic.running()
+        ready.unlink()
+        (ready / "in the way").mkdir(parents=True)
+        for _ in range(5):
+            said = live.cli("reload").stdout
+        traffic.running()
+        assert live.log().count("ready file cannot be written") == 5
+        shutil.rmtree(ready)
+        live.cli("reload")
+        live.follow()
+        sent = traffic.stop()
+        wait_until(lambda: not running(int(said.split()[1])), 20, "the end of the one before")
+        on_record(live, sent)
+        assert not list(live.folder.glob("ready.tmp-*"))
+
+
 def test_P4_a_successor_killed_at_any_moment_leaves_somebody_who_serves_or_nothing_behind(live):
     """Swept over the time that a reload takes. A kill that comes too late ends the service, and the next start recovers all."""
     key, sent, outcomes = live.create_key()["key"], [], collections.Counter()
