@@ -69,18 +69,6 @@ void write_trace(writer& w, head const& h, forward_context const& c) noexcept {
     w << "traceparent: 00-" << c.trace_id << "-" << c.span_id << "-01\r\n";
 }
 
-// Fields by which other gateways tell an upstream who calls (X-Consumer-Groups, X-Consumer-Custom-Id, X-Anonymous-Consumer ...):
-// an API that came from one of them may believe them still, so a client cannot send them, however it spells the hyphens.
-bool tells_who_calls(std::string_view name) noexcept {
-    auto const begins = [name](std::string_view with) {
-        if (name.size() < with.size()) return false;
-        for (std::size_t i = 0; i < with.size(); ++i)
-            if (name[i] == '_' ? with[i] != '-' : lower(name[i]) != with[i]) return false;
-        return true;
-    };
-    return lower(name.front()) == 'x' && (begins("x-consumer-") || begins("x-credential-") || begins("x-anonymous-consumer"));
-}
-
 // What browsers send with a preflight, and upstreams answer it by. Anything else (a cookie, X-HTTP-Method-Override) could make
 // more of a request without a key than a question.
 bool of_preflight(std::string_view name) noexcept {

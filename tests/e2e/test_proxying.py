@@ -82,6 +82,14 @@ def test_request_trailers_pass(client, upstream, key):
     assert "X-Sum" not in arrived.fields, "a trailer is not merged into the head"
 
 
+@pytest.mark.parametrize("name", ["X-Consumer-Id", "X-Consumer-Groups", "x_consumer_custom_id", "X-Anonymous-Consumer"])
+def test_who_calls_cannot_be_told_in_a_trailer_either(client, upstream, key, name):
+    path = "/" + unique()
+    client.send(request_bytes("POST", path, key, [("Transfer-Encoding", "chunked")]) + chunked(b"abc", trailers=[(name, "admin")]))
+    problem(client.response(), 400, "invalid_chunk")
+    assert not upstream.seen(path)
+
+
 @pytest.mark.parametrize("lines, status", [(8, 200), (9, 400)])
 def test_empty_lines_before_a_request_are_counted_however_they_come(client, upstream, key, lines, status):
     for _ in range(2 if status == 200 else 1):  # for each request anew
