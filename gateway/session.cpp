@@ -438,7 +438,8 @@ bool session::may_keep(exchange const& x) const noexcept {
 
 // The client has sent more behind this request, as one that pipelines does: "close" would leave that unanswered.
 bool session::more_waits(exchange const& x) const noexcept {
-    return begin_ != end_ || x.leftover || peek(client_.descriptor()).n > 0;
+    bool const in_hand = begin_ != end_ || x.leftover || (client_.tls() && client_.tls()->pending());
+    return in_hand || peek(client_.descriptor()).n > 0;
 }
 
 // Puts the record into the ring, provisionally: called before the write that sends the response's last byte, with last_ns_ as

@@ -673,6 +673,21 @@ def test_T3_new_handshakes_get_the_new_certificate_and_running_connections_go_on
     assert secure.end_of(old) == 0
 
 
+def test_P4_what_is_pipelined_behind_a_body_in_one_tls_record_is_answered(secure, up):
+    key, first, second = secure.create_key()["key"], "/" + unique(), "/" + unique()
+    reading = threading.Event()
+    up.on(first, lambda x: (reading.set(), x.body(), x.answer(200, body=b"first")))
+    with secure.tls_client() as c:
+        served(c.get("/x", key))
+        old = secure.reload()
+        c.send(request_bytes("POST", first, key, [("Content-Length", "4")]))
+        assert reading.wait(bound(5))
+        c.send(b"body" + request_bytes("GET", second, key))
+        assert c.response().body == b"first"
+        assert served(c.response())["target"] == second
+    assert secure.end_of(old) == 0
+
+
 def test_T3_a_key_that_does_not_fit_keeps_the_certificate_that_is_served(secure):
     key, files = secure.create_key()["key"], secure.settings["tls"]["certificate"][0]
     kept = {name: pathlib.Path(file).read_bytes() for name, file in files.items()}
