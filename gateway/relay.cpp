@@ -391,8 +391,9 @@ task<bool> session::relay_rest(exchange& x, body_kind kind, std::uint64_t left, 
         if (r.n == buffer.size() && buffer.size() < buffers.large_bytes() && (kind != body_kind::length || left > buffer.size()))
             enlarge(buffer, buffers);
     }
-    // Towards HTTP/1.0 the end of the connection is the last byte: the record goes first.
-    if (!x.recorded) {
+    // Towards HTTP/1.0 the end of the connection is the last byte: the record goes first. (Elsewhere it was tried before the last
+    // byte; where the ring was full, finish() tries once more.)
+    if (x.ends_by_close) {
         last_ns_ = steady_ns();
         if (prepare_record(x, x.response_bytes, false)) {
             w_.ring().commit();

@@ -115,6 +115,19 @@ def test_R5_a_locked_key_store_stops_no_request_and_a_write_says_so(alone):
         served(c.get("/x", made["key"]))
 
 
+def test_R5_a_full_ring_ends_no_connection_behind_a_long_response(alone, upstream):
+    g = alone({"usage": {"ring_bytes": "64KiB"}}, workers=1).start()
+    key, path = g.create_key()["key"], "/" + unique()
+    upstream.on(path, lambda x: x.answer(200, body=b"x" * (4 << 20)))
+    with locked(g.data / "usage.db"), g.client() as c:
+        while not g.metric("latchkey_usage_dropped_total"):
+            for _ in range(100):
+                served(c.get("/x", key))
+        for _ in range(3):
+            assert c.get(path, key).body_size == 4 << 20
+        served(c.get("/x", key))
+
+
 def test_R5_a_locked_usage_journal_stops_no_request_and_loses_no_record(alone):
     g = alone().start()
     key, ids = g.create_key()["key"], []
