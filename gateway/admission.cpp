@@ -30,11 +30,16 @@ void identity::assign(keystore::key_view const& k) noexcept {
     known_ = true;
 }
 
-bool bearer_is_key(conf::key_settings const& settings, conf::api const& api, head const& h) noexcept {
+bool bearer_is_key(conf::key_settings const& settings, conf::api const& api, keystore::key_table const& table,
+                   head const& h) noexcept {
     if (!settings.bearer || api.require_key) return settings.bearer;
     return std::any_of(h.begin(), h.end(), [&](field const& f) {
-        return f.id == field_id::authorization &&
-               keystore::shape_of(bearer_token(f.value), settings.prefix) == keystore::key_shape::ours;
+        if (f.id != field_id::authorization) return false;
+        auto const token = bearer_token(f.value);
+        auto const shape = keystore::shape_of(token, settings.prefix);
+        keystore::key_view found;
+        return shape == keystore::key_shape::ours ||
+               (shape == keystore::key_shape::foreign && table.find(keystore::digest_of(token), found));
     });
 }
 

@@ -34,8 +34,8 @@ class identity {
 };
 
 // Whether an `Authorization: Bearer` of this request is a credential of ours, to be removed: on an api that wants a key, any; on
-// an open one, what has the form of our keys.
-bool bearer_is_key(conf::key_settings const&, conf::api const&, head const&) noexcept;
+// an open one, what has the form of our keys or is one (imported, or made when the prefix was another).
+bool bearer_is_key(conf::key_settings const&, conf::api const&, keystore::key_table const&, head const&) noexcept;
 
 // The one key that a request shows: its digest, or why there is none to look up (missing, two of them, not of the form of a key).
 struct credential {

@@ -357,7 +357,7 @@ refusal session::rewrite(exchange& x, head const& h, keystore::key_view const* k
     c.span_id = trace.substr(32, 16);
     c.trusted_peer = trusted_;
     c.preflight = x.preflight;
-    c.bearer_is_key = bearer_is_key(w_.shared().settings.keys, *x.api, h);
+    c.bearer_is_key = bearer_is_key(w_.shared().settings.keys, *x.api, w_.keys(), h);
 
     x.fields_begin = request_lines_max(x.method, x.forward_path, x.query, x.frame.host, w_.group(x.api_index).lines_max());
     if (x.fields_begin >= x.out.size()) return refusal::head_too_large;

@@ -251,6 +251,16 @@ def test_a_bearer_key_does_not_reach_the_upstream_of_an_open_api(up):
             assert not any(key.encode() in r.raw_head for r in up.requests)
 
 
+def test_an_imported_bearer_key_does_not_reach_the_upstream_of_an_open_api_either(up):
+    with serving(up.url, settings={"keys": {"bearer": True}}) as g, g.client() as c:
+        key = "made-by-another-gateway-0001"
+        g.cli("keys", "import", "-", input=f"name,key\nold,{key}\n")
+        told = served(c.get("/x", fields=[("Authorization", f"Bearer {key}")]))
+        assert told_fields(told).all("authorization") == []
+        with up.changed:
+            assert not any(key.encode() in r.raw_head for r in up.requests)
+
+
 @pytest.mark.parametrize("value", ["Bearer eyJhbGciOiJIUzI1NiJ9.e30.c2ln", "Bearer another-token-that-is-no-key",
                                    "Basic dXNlcjpwYXNz"])
 def test_another_credential_than_a_key_reaches_the_upstream_of_an_open_api(up, value):
