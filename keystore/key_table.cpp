@@ -129,7 +129,8 @@ constexpr std::size_t arena_shard_bytes_min = 2048;  // of all shards: a page of
 std::shared_ptr<unsigned char> shard_arena::allocate(std::size_t bytes) {
     bytes = (bytes + 63) / 64 * 64;  // a shard begins at a cache line
     if (!block_ || used_ + bytes > arena_block_bytes) {
-        std::size_t const block = std::max(arena_block_bytes, (bytes + large_page_bytes - 1) / large_page_bytes * large_page_bytes);
+        std::size_t const block =
+            std::max(arena_block_bytes, (bytes + large_page_bytes - 1) / large_page_bytes * large_page_bytes);
         auto* const p = static_cast<unsigned char*>(std::aligned_alloc(large_page_bytes, block));
         if (!p) throw std::bad_alloc();
         block_ = std::shared_ptr<unsigned char>(p, [](unsigned char* q) { std::free(q); });

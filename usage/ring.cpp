@@ -325,7 +325,7 @@ int open_file(std::string const& file, bool make, std::optional<unsigned> also_o
     else if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0)
         said = refuse(errc::busy, file, "is in use by a running Latchkey");
     else if (::fstat(descriptor, &about) != 0 || about.st_nlink != 1)  // its holder removed it just now, and ended
-        said = refuse(errc::busy, file, "was removed meanwhile");
+        said = refuse(errc::busy, file, "was removed by its holder meanwhile");
     else
         return descriptor;
     ::close(descriptor);

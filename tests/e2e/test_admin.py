@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from harness import PROGRAM, Gateway, bound, served, toml, unique
+from harness import PROGRAM, Gateway, bound, served, toml, unique, wait_until
 
 
 def test_live_and_ready(gateway):
@@ -188,5 +188,5 @@ def test_memory_for_too_few_workers_is_found_by_the_check_and_stops_the_start_wi
 
 def test_more_workers_than_the_default_memory_is_for_start(upstream):
     g = Gateway(upstream, settings={"usage": {"ring_bytes": "64KiB"}}, workers=161).start()
-    assert "buffers 644 MiB" in g.log()
+    wait_until(lambda: "buffers 644 MiB" in g.log(), 5, "the log's line on memory")  # logs have a thread of their own
     g.stop()
