@@ -1,4 +1,4 @@
-// The .NET client: DotnetClient.exe BASE PARALLEL; reads requests and writes what came of them as README.md here says.
+// The .NET clients (.NET Core and Mono run the same file): DotnetClient.exe BASE PARALLEL; reads requests and writes what came of them as README.md here says.
 using System;
 using System.IO;
 using System.Linq;

@@ -20,8 +20,9 @@ def pytest_generate_tests(metafunc):
     """A test that takes `client` runs with each client that has what its marker `wants` names."""
     if "client" in metafunc.fixturenames:
         wanted = {word for marker in metafunc.definition.iter_markers("wants") for word in marker.args}
-        able = [c for c in CLIENTS if not wanted & c.lacks]
-        metafunc.parametrize("client", able, ids=repr)
+        able = [pytest.param(c, id=repr(c), marks=[pytest.mark.skip(reason=c.absent)] if c.absent else [])
+                for c in CLIENTS if not wanted & c.lacks]
+        metafunc.parametrize("client", able)
 
 
 def pytest_configure(config):

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import pathlib
+import platform
 import queue
 import subprocess
 import tempfile
@@ -62,8 +63,10 @@ def parse_result(line):
 
 
 class Client:
-    def __init__(self, name, follows=False, lacks=(), can=(), unpacks=True, spare=1):
-        self.name, self.follows, self.lacks, self.unpacks, self.spare = name, follows, set(lacks), unpacks, spare
+    """`absent`: why it is not on this machine."""
+
+    def __init__(self, name, follows=False, lacks=(), can=(), unpacks=True, spare=1, absent=""):
+        self.name, self.follows, self.lacks, self.unpacks, self.spare, self.absent = name, follows, set(lacks), unpacks, spare, absent
         self.lacks |= {"upgrade"} - set(can)
 
     def __repr__(self):
@@ -73,13 +76,14 @@ class Client:
 # --- programs that speak by lines
 
 class Program(Client):
-    def __init__(self, name, command, **how):
+    def __init__(self, name, command, env=None, **how):
         super().__init__(name, **how)
-        self.command = [str(w) for w in command]
+        self.command, self.env = [str(w) for w in command], {n: str(v) for n, v in (env or {}).items()}
 
     @contextlib.contextmanager
     def session(self, base, parallel=1):
-        process = subprocess.Popen([*self.command, base, str(parallel)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([*self.command, base, str(parallel)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                   env={**os.environ, **self.env})
         lines = queue.SimpleQueue()
 
         def read():
@@ -311,6 +315,9 @@ class Browser:
 # Quick to start; and allowed to say `Connection: close`.
 JAVA = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-Dhttp.maxConnections=8",
         "-Djdk.httpclient.allowRestrictedHeaders=connection", "-Dsun.net.http.allowRestrictedHeaders=true"]
+DOTNET = BUILD / "node_modules" / "dotnet-3.1-linux-x64"
+DOTNET_ABSENT = ("" if (platform.system(), platform.machine()) == ("Linux", "x86_64")
+                 else "the .NET Core runtime of package.json is for Linux on x86-64")
 CHROMIUM = Chromium("chromium", follows=True, lacks={"stream", "close", "expect", "tls"})
 # What each lacks is argued in README.md.
 CLIENTS = [
@@ -328,7 +335,9 @@ CLIENTS = [
     *(Program(f"java-{version}", ["java", *JAVA, "-cp", BUILD, "JavaClient", version], follows=True, unpacks=False,
               can={"upgrade"} if version == "http2" else (), lacks={"hints", "tls"} if version == "url" else {"tls"})
       for version in ("http2", "http1", "url")),
-    Program("dotnet", ["mono", BUILD / "DotnetClient.exe"], follows=True, lacks={"hints", "tls"}),
+    Program("dotnet", [DOTNET / "dotnet", "exec", BUILD / "DotnetClient.exe"], follows=True, absent=DOTNET_ABSENT,
+            env={"DOTNET_ROOT": DOTNET, "LD_LIBRARY_PATH": BUILD / "openssl11", "COMPlus_EnableDiagnostics": 0}),
+    Program("mono", ["mono", BUILD / "DotnetClient.exe"], follows=True, lacks={"hints", "tls"}),
     Newman("postman", follows=True, lacks={"stream", "expect", "parallel", "dialogue"}, spare=20),
     CHROMIUM,
 ]
