@@ -1,6 +1,10 @@
 """Fixtures: the gateway and the upstream of tests/e2e, laid out for the clients."""
+import base64
+import hashlib
 import importlib.util
 import pathlib
+import shutil
+import subprocess
 import sys
 
 import pytest
@@ -37,6 +41,10 @@ def upstream():
     u.stop()
 
 
+def run(*command):
+    return subprocess.run([str(w) for w in command], check=True, capture_output=True).stdout
+
+
 def gateway_of(**settings):
     @pytest.fixture(scope="session")
     def own(upstream):
@@ -56,11 +64,28 @@ CERTIFICATE = certificate(temporary_folder("clients"), "127.0.0.1")
 tls_gateway = gateway_of(**tls_settings(CERTIFICATE))
 
 
+@pytest.fixture(scope="session")
+def trust():
+    """Environment in which each client trusts CERTIFICATE, in its own way: stores of its own, nothing of this machine's."""
+    chain = CERTIFICATE["chain"]
+    java, mono = temporary_folder("java") / "trusted", temporary_folder("mono")
+    # OpenSSL's libraries, and .NET with them; requests; curl; Node.
+    env = dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"), chain)
+    run("keytool", "-importcert", "-noprompt", "-alias", "gateway", "-file", chain, "-keystore", java, "-storepass", "trusted")
+    env["JDK_JAVA_OPTIONS"] = f"-Djavax.net.ssl.trustStore={java} -Djavax.net.ssl.trustStorePassword=trusted"
+    # Mono looks in a folder for a file of the name that OpenSSL's c_rehash would give it.
+    store = mono / ".mono" / "new-certs" / "Trust"
+    store.mkdir(parents=True)
+    shutil.copy(chain, store / (run("openssl", "x509", "-in", chain, "-noout", "-hash").decode().strip() + ".0"))
+    env["XDG_CONFIG_HOME"] = str(mono)
+    return env
+
+
 @pytest.fixture
-def trusting(monkeypatch):
-    """Whoever is started now trusts CERTIFICATE, each client in its own way."""
-    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"):
-        monkeypatch.setenv(name, CERTIFICATE["chain"])
+def trusting(monkeypatch, trust):
+    """Whoever is started now trusts CERTIFICATE."""
+    for name, value in trust.items():
+        monkeypatch.setenv(name, value)
 
 
 # Ends each connection after its seventh response, and says so in it.
@@ -71,5 +96,8 @@ hasty_gateway = gateway_of(client={"idle": "100ms"})
 
 @pytest.fixture(scope="session", autouse=True)
 def browser_ends():
+    # The browser takes no certificate from its environment, but one by the digest of its key, and for this run alone.
+    key = run("openssl", "pkey", "-in", CERTIFICATE["key"], "-pubout", "-outform", "DER")
+    CHROMIUM.trusted = (base64.b64encode(hashlib.sha256(key).digest()).decode(),)
     yield
     CHROMIUM.close()

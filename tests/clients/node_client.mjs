@@ -1,6 +1,7 @@
 // The Node clients: node_client.mjs http|fetch BASE PARALLEL; reads requests and writes what came of them as README.md here says.
 import { createHash } from 'node:crypto';
 import http from 'node:http';
+import https from 'node:https';
 import readline from 'node:readline';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -21,13 +22,14 @@ function parse(line) {
     return { id, method, path, kind, size: Number(size ?? 0), expect: flags.split(',').includes('expect'), headers };
 }
 
-const agent = new http.Agent({ keepAlive: true, maxSockets: Number(parallel) });
+const transport = base.startsWith('https:') ? https : http;
+const agent = new transport.Agent({ keepAlive: true, maxSockets: Number(parallel) });
 
 function withHttp(r) {
     return new Promise((resolve, reject) => {
         const headers = { ...r.headers };
         if (r.kind === 'length') headers['Content-Length'] = r.size;
-        const request = http.request(base + r.path, { method: r.method, headers, agent });
+        const request = transport.request(base + r.path, { method: r.method, headers, agent });
         let answered = false;
         request.on('response', async (response) => {
             answered = true;

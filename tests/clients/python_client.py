@@ -70,7 +70,8 @@ def with_http_client(base, parallel):
     url = urllib.parse.urlsplit(base)
 
     def worker():
-        connection = http.client.HTTPConnection(url.hostname, url.port, timeout=60)
+        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+        connection = kind(url.hostname, url.port, timeout=60)
 
         def ask(r):
             try:
