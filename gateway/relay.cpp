@@ -28,6 +28,7 @@ bool upload_failed(exchange const& x) noexcept { return x.client_gone || x.uploa
 
 // A large buffer for a small one, where one can be had.
 void enlarge(lease& buffer, buffer_pool& pool) {
+    if (buffer.size() >= pool.large_bytes()) return;
     lease larger = pool.large();
     if (larger.size() > buffer.size()) buffer = std::move(larger);
 }
@@ -186,7 +187,7 @@ task<refusal> session::read_answer(exchange& x) {
         io_result r;
         if (up.begin == up.end) up.begin = up.end = 0;
         if (up.end == 0 && interim == 0) {
-            r = co_await up.io.read_next(w_.buffers(), up.in);
+            r = co_await up.io.read_next(w_.buffers(), up.in, up.pool().expects_long());
             // The answer is there, but no buffer for it: it waits in the kernel. It cannot be refused any more, for the upstream
             // has done what was asked.
             if (r.ec == asio::error::no_buffer_space) {
@@ -270,6 +271,8 @@ task<refusal> session::relay_response(exchange& x, head const& h, response_frame
     } else if (kind == body_kind::until_close) {
         in_hand = available;
     }
+
+    up.pool().expect_long(in_hand + left > w_.buffers().small_bytes() || up.end == up.in.size());
 
     // Without a length, HTTP/1.1 clients get chunks, so that a break is seen; HTTP/1.0 clients the connection's end.
     bool const unmeasured = kind == body_kind::chunked || kind == body_kind::until_close;

@@ -144,11 +144,12 @@ status stream::shake_hands(read_op& o) noexcept {
 
 // --- reading
 
-stream::read_awaiter stream::read_next(buffer_pool& pool, lease& into) noexcept {
+stream::read_awaiter stream::read_next(buffer_pool& pool, lease& into, bool large) noexcept {
     read_.data = nullptr;
     read_.size = 0;
     read_.pool = &pool;
     read_.into = &into;
+    read_.large = large;
     read_.finished = false;
     // What TLS holds already gives no event. (What is still in the kernel does, or the reactor knows of it.)
     if (tls_ && !read_.pending && tls_->pending()) {
@@ -234,7 +235,7 @@ status stream::perform_read(asio::detail::reactor_op* base) {
     char* data = o.data;
     std::size_t size = o.size;
     if (!data) {
-        if (!*o.into) *o.into = o.pool->small();
+        if (!*o.into) *o.into = o.large ? o.pool->large() : o.pool->small();
         if (!*o.into) {
             o.ec_ = asio::error::no_buffer_space;
             return status::done;  // what came stays in the kernel

@@ -78,9 +78,9 @@ class stream {
         void await_suspend(std::coroutine_handle<> h) noexcept { s.start_read(h); }
         io_result await_resume() const noexcept { return s.take_read(); }
     };
-    // Between messages: waits, then reads into a buffer lent from `pool` at that moment, kept in `into`. no_buffer_space where
-    // the pool has none: nothing was read then.
-    read_awaiter read_next(buffer_pool& pool, lease& into) noexcept;
+    // Between messages: waits, then reads into a buffer lent from `pool` at that moment (a large one on request), kept in `into`.
+    // no_buffer_space where the pool has none: nothing was read then.
+    read_awaiter read_next(buffer_pool& pool, lease& into, bool large = false) noexcept;
     // Within a message: tries at once, then waits. `size` > 0. Every at_once_max-th success in a row is handed over by the loop
     // nevertheless, so that a peer that always has more ready keeps neither the other connections nor the sweep waiting.
     read_awaiter read_more(char* data, std::size_t size) noexcept;
@@ -136,6 +136,7 @@ class stream {
         std::size_t size = 0;
         buffer_pool* pool = nullptr;
         lease* into = nullptr;
+        bool large = false;
         watcher watch = nullptr;
         void* context = nullptr;
         tls_context const* handshake = nullptr;  // it is this that is waited for

@@ -131,6 +131,16 @@ def test_a_response_arrives_whole_in_each_framing(gateway, upstream, key, framin
             assert ask(c, key)["method"] == "GET", "the connection is in step"
 
 
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_short_and_long_responses_take_turns_on_a_connection(client, upstream, key, framing):
+    """A server that gave a long answer is read with a larger buffer the next time, whatever comes then."""
+    bodies = [os.urandom(n) for n in (100_000, 5, 0, 65_536, 600_000, 100_000, 131_072, 1, 1_200_000, 70_000)]
+    paths = [upstream.on("/" + unique(), lambda x, b=b: x.answer(200, [], b, framing=framing)) for b in bodies]
+    for path, body in zip(paths, bodies):
+        r = client.get(path, key)
+        assert r.body == body and r.complete
+
+
 def test_response_trailers_pass_or_are_dropped_but_never_merged(client, upstream, key):
     """RFC 9110 6.5"""
     path = upstream.on("/" + unique(), lambda x: x.answer(200, [], b"abc", framing="chunked", trailers=[("X-Sum", "42")]))

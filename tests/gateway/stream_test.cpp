@@ -20,8 +20,8 @@ struct seen {
     std::string text;
 };
 
-detached read_next(stream& s, buffer_pool& pool, lease& into, seen& out) {
-    io_result const r = co_await s.read_next(pool, into);
+detached read_next(stream& s, buffer_pool& pool, lease& into, seen& out, bool large = false) {
+    io_result const r = co_await s.read_next(pool, into, large);
     out.ec = r.ec;
     out.n = r.n;
     if (!r.ec) out.text.assign(into.data(), r.n);
@@ -103,6 +103,25 @@ TEST_CASE("bytes that were there before a read are read") {
     read_next(f.s, f.pool, f.into, f.got);
     REQUIRE(f.l.until([&] { return f.got.done; }));
     CHECK(f.got.text == "early");
+}
+
+TEST_CASE("a long message that is expected is read at once into a large buffer, or a small one where none is left") {
+    fixture f;
+    std::string const message(10'000, 'm');
+    say(f.p.theirs, message);
+    read_next(f.s, f.pool, f.into, f.got, true);
+    REQUIRE(f.l.until([&] { return f.got.done; }));
+    CHECK(f.got.text == message);
+    CHECK(f.into.size() == f.pool.large_bytes());
+
+    f.got = {};
+    lease const one = f.pool.large();
+    f.into.reset();
+    lease const two = f.pool.large();
+    say(f.p.theirs, message);
+    read_next(f.s, f.pool, f.into, f.got, true);
+    REQUIRE(f.l.until([&] { return f.got.done; }));
+    CHECK(f.got.text == message.substr(0, f.pool.small_bytes()));
 }
 
 TEST_CASE("read_more takes what is there at once, and waits for the rest") {
