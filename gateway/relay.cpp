@@ -21,6 +21,13 @@ constexpr unsigned interim_max = 16;  // 1xx responses before the final one (fau
 
 std::int64_t ns(conf::milliseconds d) noexcept { return d.count() * 1'000'000; }
 
+// A body is passed on as it comes, for somebody may wait for each byte. But who has sent so many parts that are so small, more of
+// them between two sweeps than anything alive needs, is gathered until the next sweep: each costs a read and a write, and the
+// upstream a read.
+constexpr std::size_t small_part_bytes = 512;
+constexpr unsigned small_parts_free = 1024;
+constexpr unsigned small_parts_a_sweep = 32;
+
 bool would_block(error_code const& ec) noexcept { return ec == asio::error::would_block; }
 
 // The upload ended so that no answer can come of it. It ends the wait for one, too; this is for who has not begun to wait.
@@ -199,7 +206,7 @@ task<refusal> session::read_answer(exchange& x) {
             }
         } else {  // within a message, or behind an interim response: an end may have come with the bytes before
             if (up.end == up.in.size()) co_return refusal::upstream_invalid;
-            if (++reads > head_reads_at_once) {
+            if (++reads > stream::parts_at_once) {
                 co_await w_.next_sweep();
                 if (upload_failed(x)) co_return answer_failure(x, asio::error::operation_aborted);
                 if (up.io.late(steady_ns())) co_return answer_failure(x, asio::error::timed_out);
@@ -488,6 +495,7 @@ detached session::upload(exchange& x) {
         x.client_gone = true;
     }
     x.uploading = false;
+    client_.gather_no_more();
     if (!whole && upload_failed(x))
         x.up->io.cancel_read();  // no answer can come of half a request
     else if (x.answered_ns == 0)
@@ -508,6 +516,10 @@ task<bool> session::upload_all(exchange& x) {
         std::int64_t const now = steady_ns();
         std::int64_t until = now + ns(deadlines.body_stall);
         if (deadlines.request.count() != 0) until = std::min(until, x.began_ns + ns(deadlines.request));
+        if (until <= now) {  // what is gathered is taken although its time is up
+            x.upload_failure = refusal::body_timeout;
+            co_return false;
+        }
         client_.read_until(until);
         std::size_t size = buffer.size();
         if (!chunked) size = static_cast<std::size_t>(std::min<std::uint64_t>(size, x.body_left));
@@ -521,6 +533,7 @@ task<bool> session::upload_all(exchange& x) {
             co_return false;
         }
 
+        pace_upload(x, r.n);
         pieces p;
         std::size_t consumed = r.n;
         std::size_t payload = r.n;
@@ -564,6 +577,16 @@ task<bool> session::upload_all(exchange& x) {
             enlarge(buffer, buffers);
     }
     co_return x.body_whole;
+}
+
+void session::pace_upload(exchange& x, std::size_t brought) noexcept {
+    if (x.sweep != w_.sweeps()) {
+        x.sweep = w_.sweeps();
+        x.parts_of_sweep = 0;
+        client_.gather_no_more();
+    }
+    if (brought < small_part_bytes && ++x.small_parts > small_parts_free && ++x.parts_of_sweep >= small_parts_a_sweep)
+        client_.gather(1);
 }
 
 void session::stop_upload(exchange& x) noexcept {

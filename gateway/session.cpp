@@ -46,6 +46,8 @@ usage::outcome outcome_of(refusal r) noexcept {
 constexpr unsigned pipelined_max = 32;
 // Old clients send one behind a body. Whoever sends more of them waits for something else than an answer.
 constexpr unsigned empty_lines_max = 8;
+// What TLS may add to a head: about a thousand records, each of which costs to decrypt.
+constexpr std::uint64_t head_overhead_max = 24U << 10U;
 constexpr std::int64_t hurried_head_ns = 1'000'000'000;  // what a head may take while memory is short
 constexpr std::int64_t look_after_ns = 200'000'000;      // how long a wait may last before the sweep looks at the socket once
 constexpr unsigned answered_sweeps = 16;                 // in a response (an event stream, say) it looks this seldom
@@ -172,7 +174,7 @@ task<refusal> session::walk(exchange& x) {
         why = co_await more_of_head(x);
         if (why != refusal::none || x.client_gone) co_return why;
     }
-    if (x.head_reads > head_reads_at_once) client_.wake_at(1);
+    client_.gather_no_more();
     if (why == refusal::none) why = decide(x);                 // frame check, route, key, limits, rewrite head
     if (why == refusal::none) why = co_await ask_upstream(x);  // lease upstream, relay both ways
     co_return why;
@@ -205,20 +207,17 @@ task<refusal> session::more_of_head(exchange& x) {
         end_ -= begin_;
         begin_ = 0;
     }
-    client_.read_until(x.began_ns + ns(w_.shared().settings.client.head));
-    io_result r;
-    if (++x.head_reads <= head_reads_at_once) {
-        r = co_await client_.read_more(in_.data() + end_, in_.size() - end_);
-    } else {
-        // Nor shall each byte wake us: from here on only the sweep does, whatever is there by then. (The mark is no more than a
-        // head, for the kernel makes its buffer larger for more.)
-        if (x.head_reads == head_reads_at_once + 1) client_.wake_at(w_.shared().settings.limit.head_bytes);
-        do {
-            co_await w_.next_sweep();
-            if (client_.late(steady_ns())) co_return refusal::head_timeout;
-            r = client_.read_now(in_.data() + end_, in_.size() - end_);
-        } while (r.ec == asio::error::would_block);
+    std::int64_t const until = x.began_ns + ns(w_.shared().settings.client.head);
+    if (x.head_late || last_ns_ >= until) co_return refusal::head_timeout;
+    if (client_.tls()) {
+        if (x.head_reads == 0)
+            x.head_overhead = client_.tls()->overhead();
+        else if (client_.tls()->overhead() > x.head_overhead + head_overhead_max)
+            co_return refusal::head_too_large;
     }
+    client_.read_until(until);
+    if (++x.head_reads > stream::parts_at_once) client_.gather(stream::sweeps_for(x.head_reads));
+    io_result const r = co_await client_.read_more(in_.data() + end_, in_.size() - end_);
     last_ns_ = steady_ns();
     end_ += r.n;
     x.request_bytes = end_ - begin_;
@@ -508,6 +507,7 @@ void session::record_unserved() noexcept {
 // send is read for as long as it may reasonably take. Time is the bound, not bytes: a byte costs less here than one forwarded.
 task<bool> session::linger() {
     client_.shutdown_write();
+    client_.drop_tls();                 // nor will they be decrypted
     auto const nowhere = w_.nowhere();  // nobody looks at what is read here
     std::int64_t const silence = ns(w_.shared().settings.client.linger_silence);
     std::int64_t now = steady_ns();
@@ -516,6 +516,7 @@ task<bool> session::linger() {
         // A gateway that stops waits for answers to be read, not for uploads that nobody wants.
         if (w_.draining() && !std::exchange(hurried, true)) end = std::min(end, now + silence);
         client_.read_until(std::min(now + silence, end));
+        client_.gather(1);
         io_result const r = co_await client_.read_more(nowhere.data(), nowhere.size());
         if (r.ec || r.n == 0) break;
     }
@@ -554,7 +555,10 @@ task<bool> session::turn_away(refusal why, std::uint64_t seen) {
 
 void session::sweep(std::int64_t now_ns) noexcept {
     bool const in_head = current_ && !current_->in_flight;  // it holds a buffer, for nothing yet
-    if (in_head && w_.memory_short() && now_ns - current_->began_ns > hurried_head_ns) client_.read_until(now_ns);
+    if (in_head && w_.memory_short() && now_ns - current_->began_ns > hurried_head_ns) {
+        current_->head_late = true;
+        client_.read_until(now_ns);
+    }
     client_.expire(now_ns);
     if (now_ns - last_ns_ < look_after_ns) return;
     if (idle_) {

@@ -28,10 +28,6 @@ namespace latchkey::gateway {
 class worker;
 struct listener_address;
 
-// A head that has not come whole in so many reads is read once a sweep from there on, so that the kernel gathers what comes: one
-// sent byte by byte costs some hundred reads then, and not one a byte. (16 KiB in the smallest usual segments are 31.)
-inline constexpr unsigned head_reads_at_once = 32;
-
 // One request with its response. Lives in the frame of session::exchange_once.
 struct exchange {
     std::int64_t began_ns = 0;
@@ -46,8 +42,10 @@ struct exchange {
     std::string_view query;
     std::string_view request_id;
     std::array<char, 32> made_id;
-    unsigned head_reads = 0;   // after the first
-    unsigned empty_lines = 0;  // before the request line
+    unsigned head_reads = 0;          // after the first
+    std::uint64_t head_overhead = 0;  // of TLS: what its client had sent beside plain bytes after the first read
+    bool head_late = false;           // memory is short: no more time for it
+    unsigned empty_lines = 0;         // before the request line
     request_frame frame;
     bool http_1_0 = false;
     bool to_head = false;
@@ -72,6 +70,10 @@ struct exchange {
     bool in_flight = false;     // counted as such
     refusal upload_failure = refusal::none;
     event upload_done;
+    // Of its reads beyond the head, those that brought little: all, and those since the sweep of that number.
+    unsigned small_parts = 0;
+    unsigned parts_of_sweep = 0;
+    unsigned sweep = 0;
     lease leftover;  // read behind the body's end: the next request
     std::size_t leftover_begin = 0;
     std::size_t leftover_end = 0;
@@ -158,6 +160,7 @@ class session : public boost::intrusive::list_base_hook<> {
     task<bool> relay_rest(exchange&, body_kind, std::uint64_t left, chunk_decoder&, bool rechunk);
     detached upload(exchange&);
     task<bool> upload_all(exchange&);
+    void pace_upload(exchange&, std::size_t brought) noexcept;
     void stop_upload(exchange&) noexcept;
     bool try_send(exchange&, pieces&, bool last, error_code&);
     task<error_code> send(exchange&, pieces&, bool last);

@@ -77,7 +77,7 @@ error_code stream::open(int descriptor) {
         return {e, boost::system::system_category()};
     }
     descriptor_ = descriptor;
-    read_expired_ = write_expired_ = nudged_ = false;
+    read_expired_ = write_expired_ = nudged_ = gathering_ = false;
     read_deadline_ = write_deadline_ = 0;
     return {};
 }
@@ -132,8 +132,14 @@ status stream::shake_hands(read_op& o) noexcept {
         o.ec_ = asio::error::no_memory;
         return status::done;
     }
-    switch (tls_->handshake()) {
-        case tls_session::progress::wants_read: return status::not_done;
+    auto const now = tls_->handshake();
+    if (now == tls_session::progress::wants_read) {
+        if (++handshake_parts_ > parts_at_once) gather(sweeps_for(handshake_parts_));
+        return status::not_done;
+    }
+    gather_no_more();
+    switch (now) {
+        case tls_session::progress::wants_read:
         case tls_session::progress::done: break;
         case tls_session::progress::wants_write: o.ec_ = asio::error::would_block; break;
         case tls_session::progress::plain: o.ec_ = plain_bytes(); break;
@@ -174,8 +180,9 @@ stream::read_awaiter stream::read_more(char* data, std::size_t size) noexcept {
     read_.pool = nullptr;
     read_.into = nullptr;
     read_.finished = false;
-    if (descriptor_ >= 0 && !read_.pending) {
-        auto const [ec, n] = receive(tls_.get(), descriptor_, data, size);
+    // While it is gathered, only what TLS has in hand is there at once.
+    if (descriptor_ >= 0 && !read_.pending && (!gathering_ || (tls_ && tls_->pending()))) {
+        auto const [ec, n] = gathering_ ? tls_->read(data, size, false) : receive(tls_.get(), descriptor_, data, size);
         if (!would_block(ec)) {
             read_.ec_ = ec;
             read_.bytes_transferred_ = n;
@@ -191,6 +198,16 @@ io_result stream::read_now(char* data, std::size_t size) noexcept {
     return receive(tls_.get(), descriptor_, data, size);
 }
 
+void stream::gather(unsigned sweeps) noexcept {
+    look_in_ = sweeps;
+    if (!std::exchange(gathering_, true)) wake_at(gathered_bytes);
+}
+
+void stream::gather_no_more() noexcept {
+    if (std::exchange(gathering_, false)) wake_at(1);
+}
+
+// How many bytes must have come before the kernel wakes a wait for them. An end wakes it always.
 void stream::wake_at(std::size_t bytes) noexcept {
     int const n = static_cast<int>(bytes);
     if (descriptor_ >= 0) ::setsockopt(descriptor_, SOL_SOCKET, SO_RCVLOWAT, &n, sizeof n);
@@ -212,7 +229,7 @@ void stream::start_read(std::coroutine_handle<> h) noexcept {
         return;
     }
     // Else a watch was waiting: it serves this read now. A client that was just accepted has mostly not spoken yet.
-    if (!read_.pending) arm_read(!read_.handshake);
+    if (!read_.pending) arm_read(!read_.handshake && !gathering_);
 }
 
 void stream::arm_read(bool try_first) noexcept {
@@ -271,9 +288,13 @@ void stream::complete_read(void* owner, asio::detail::operation* base, error_cod
 // The wait was ended by a nudge: its try is made up for. False: there was nothing after all, and it waits on.
 bool stream::look_again() noexcept {
     nudged_ = false;
-    if (read_expired_ || read_.watch || descriptor_ < 0) return true;
+    if ((read_expired_ && !gathering_) || read_.watch || descriptor_ < 0) return true;
     read_.ec_ = {};
     if (perform_read(&read_) != status::not_done) return true;
+    if (read_expired_) {
+        read_.ec_ = asio::error::operation_aborted;
+        return true;
+    }
     arm_read(false);
     return false;
 }
@@ -355,10 +376,12 @@ bool stream::expire(std::int64_t now_ns) noexcept {
     if (descriptor_ < 0) return false;
     bool const read_late = read_.pending && !read_.watch && read_deadline_ != 0 && now_ns >= read_deadline_;
     bool const write_late = write_.pending && write_deadline_ != 0 && now_ns >= write_deadline_;
+    if (gathering_ && !read_late) look_in_ > 1 ? void(--look_in_) : nudge();
     if (!read_late && !write_late) return false;
     if (read_late) {
+        cancel_read();
         read_expired_ = true;
-        reactor_.cancel_ops_by_key(descriptor_, data_, reactor::read_op, &read_);
+        nudged_ = gathering_;
     }
     if (write_late) {
         write_expired_ = true;

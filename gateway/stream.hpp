@@ -16,6 +16,7 @@
 
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <boost/asio/detail/epoll_reactor.hpp>
 #include <boost/asio/detail/reactor_op.hpp>
 #include <coroutine>
@@ -87,8 +88,20 @@ class stream {
     // A plain recv(): would_block where nothing is there.
     io_result read_now(char* data, std::size_t size) noexcept;
 
-    // How many bytes must have come before the kernel wakes a wait for them (SO_RCVLOWAT; 1 at first). An end wakes it always.
-    void wake_at(std::size_t bytes) noexcept;
+    // --- messages in very small parts: to be woken for each costs more than its bytes are worth
+
+    // Reads within a message wait from here on until gathered_bytes have come (SO_RCVLOWAT), or the `sweeps`-th expire() from now
+    // on finds any. An end or an error is seen at once, and what has come by its deadline is taken. To be called before each read
+    // that may wait so long.
+    void gather(unsigned sweeps) noexcept;
+    void gather_no_more() noexcept;
+    bool gathering() const noexcept { return gathering_; }
+    // No more than a head has, for the kernel makes its buffer larger for more.
+    static constexpr std::size_t gathered_bytes = 16U << 10U;
+    // A head or a handshake is read in so many parts as they come, and gathered from there on: every sweep at first, then in
+    // intervals that grow with the time it takes, to half a second.
+    static constexpr unsigned parts_at_once = 16;
+    static constexpr unsigned sweeps_for(unsigned part) noexcept { return std::min((part - parts_at_once + 1) / 2, 5U); }
 
     // Waits for readability without a buffer and calls `f(context)` on bytes, end or error, unless a read takes the wait
     // over first (then it serves that read). For idle pooled connections.
@@ -158,6 +171,7 @@ class stream {
     void end_by_nudge() noexcept;
     bool look_again() noexcept;
     io_result take_read() noexcept;
+    void wake_at(std::size_t bytes) noexcept;
 
     static constexpr unsigned at_once_max = 16;
 
@@ -167,7 +181,10 @@ class stream {
     bool read_expired_ = false;
     bool write_expired_ = false;
     bool nudged_ = false;
-    unsigned at_once_ = 0;  // reads that succeeded since the loop was last returned to
+    bool gathering_ = false;
+    unsigned look_in_ = 0;          // sweeps, while gathering
+    unsigned handshake_parts_ = 0;  // that were not the last
+    unsigned at_once_ = 0;          // reads that succeeded since the loop was last returned to
     std::int64_t read_deadline_ = 0;
     std::int64_t write_deadline_ = 0;
     read_op read_;

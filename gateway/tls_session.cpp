@@ -20,6 +20,9 @@ constexpr std::size_t record_bytes_max = 16U << 10;
 constexpr unsigned records_at_once = 64;
 constexpr unsigned receives_for_nothing = 8;
 constexpr unsigned replies_max = 4;
+// A key update costs us some ten microseconds and the client 27 bytes. Real clients send one in gigabytes.
+constexpr unsigned key_updates_max = 32;
+constexpr std::uint64_t bytes_a_key_update = 64U << 10;  // beyond those
 constexpr unsigned char content_alert = 21;
 constexpr unsigned char content_handshake = 22;
 constexpr unsigned char content_data = 23;
@@ -63,6 +66,7 @@ std::unique_ptr<tls_session> tls_session::make(tls_context const& c, int descrip
     BIO_set_data(bio, out.get());
     SSL_set_bio(out->ssl_, bio, bio);
     SSL_set_accept_state(out->ssl_);
+    SSL_set_info_callback(out->ssl_, &tls_session::on_state);
     return out;
 }
 
@@ -141,9 +145,22 @@ long tls_session::on_control(BIO* b, int command, long, void*) noexcept {
     return command == BIO_CTRL_EOF && of(b).ended_ ? 1 : 0;
 }
 
-// Follows what comes in clear. False: a ClientHello that says it is longer than we keep.
+// OpenSSL's word of each step of a handshake; behind a key update that it has read, it looks once whether to answer. It reads on
+// and on through what it has in hand, unless it is told that the client has ended.
+void tls_session::on_state(SSL const* ssl, int where, int) noexcept {
+    if (where != SSL_CB_ACCEPT_LOOP || SSL_get_state(ssl) != TLS_ST_SR_KEY_UPDATE) return;
+    auto& s = of(SSL_get_rbio(ssl));
+    if (++s.key_updates_ <= key_updates_max + s.received_ / bytes_a_key_update) return;
+    s.flooded_ = true;
+    s.last_errno_ = EPROTO;
+    SSL_set_shutdown(s.ssl_, SSL_get_shutdown(ssl) | SSL_RECEIVED_SHUTDOWN);
+}
+
+// Follows what comes in clear. False: a ClientHello that says it is longer than we keep, or one in too many pieces.
 bool tls_session::acceptable(unsigned char const* data, std::size_t size) noexcept {
     auto& h = hello_;
+    hello_too_long_ = received_ > hello_wire_bytes_max;
+    if (hello_too_long_) return false;
     for (std::size_t i = 0; i < size; ++i) {
         unsigned char const c = data[i];
         if (h.header < 5) {
@@ -236,6 +253,7 @@ io_result tls_session::read(char* data, std::size_t size, bool from_socket) noex
         std::size_t n = 0;
         if (SSL_read_ex(ssl_, data + out.n, size - out.n, &n) == 1) {
             out.n += n;
+            given_ += n;
             receives_ = replies_ = 0;
             continue;
         }
@@ -243,7 +261,7 @@ io_result tls_session::read(char* data, std::size_t size, bool from_socket) noex
         read_wants_write_ = why == SSL_ERROR_WANT_WRITE;
         if (why == SSL_ERROR_WANT_READ || read_wants_write_) {
             if (out.n == 0) out.ec = asio::error::would_block;
-        } else if (why != SSL_ERROR_ZERO_RETURN) {
+        } else if (why != SSL_ERROR_ZERO_RETURN || flooded_) {
             error_code const ec = failure();  // what came before it counts; the next read tells of it
             if (out.n == 0) out.ec = ec;
         }

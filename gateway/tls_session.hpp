@@ -23,6 +23,8 @@ class tls_session {
   public:
     // The bytes of a first message that a client may make us keep. Real ones have 0.3 to 3 KiB; OpenSSL alone would take 128 KiB.
     static constexpr std::size_t hello_bytes_max = 16U << 10;
+    // What may come before the answer to it, whatever records it is cut into: those of one byte are six bytes long.
+    static constexpr std::size_t hello_wire_bytes_max = 24U << 10;
 
     // Null where memory is short. `descriptor` stays the caller's, the context outlives the session.
     static std::unique_ptr<tls_session> make(tls_context const&, int descriptor) noexcept;
@@ -60,6 +62,8 @@ class tls_session {
 
     std::uint64_t received() const noexcept { return received_; }  // bytes from the socket
     std::uint64_t sent() const noexcept { return sent_; }          // bytes to it
+    // What the client has sent beside its plain bytes: records cost by the piece, and this grows by 22 bytes or more with each.
+    std::uint64_t overhead() const noexcept { return received_ - given_; }
 
   private:
     friend class tls_context;
@@ -67,6 +71,7 @@ class tls_session {
     static int on_read(bio_st*, char* data, int size) noexcept;
     static int on_write(bio_st*, char const* data, int size) noexcept;
     static long on_control(bio_st*, int command, long, void*) noexcept;
+    static void on_state(ssl_st const*, int where, int) noexcept;
     tls_session() = default;
     bool acceptable(unsigned char const* data, std::size_t size) noexcept;
     void fail_handshake() noexcept;
@@ -77,6 +82,7 @@ class tls_session {
     error_code broken_;  // from then on reads and writes end with it
     std::uint64_t received_ = 0;
     std::uint64_t sent_ = 0;
+    std::uint64_t given_ = 0;  // plain bytes
     int last_errno_ = 0;
     bool established_ = false;
     bool drained_ = false;
@@ -88,8 +94,10 @@ class tls_session {
     bool write_pending_ = false;   // a record has left in part
     bool notify_pending_ = false;  // likewise the word of our end
     bool hello_too_long_ = false;
+    bool flooded_ = false;   // by key updates
     unsigned receives_ = 0;  // since the last plain byte
     unsigned replies_ = 0;   // likewise: what the client made us send
+    unsigned key_updates_ = 0;
 
     // Where in the client's first message we are: a record's header, then a message's, each byte by byte.
     struct {

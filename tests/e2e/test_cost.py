@@ -2,11 +2,13 @@
 the worker's own processor time (schedstat, nanoseconds) in one run, so a busy machine slows both."""
 import contextlib
 import pathlib
+import threading
+import time
 
 import pytest
 
 from conftest import run
-from harness import SLOW, Broken, Gateway, RawClient, Upstream, request_bytes, served
+from harness import SLOW, Broken, Gateway, RawClient, Upstream, certificate, request_bytes, served, tls_settings, unique
 
 KIB = 1 << 10
 TIMES = 100  # Envoy's rule
@@ -173,7 +175,7 @@ def test_the_rule_holds_where_the_settings_let_the_most_in(up, option):
 
 
 def test_a_head_of_16_KiB_that_comes_byte_by_byte_keeps_the_rule(costly, its_key):
-    """Beyond 32 reads the kernel gathers what comes, and does not wake the worker for it."""
+    """Beyond 17 reads the kernel gathers what comes, and does not wake the worker for it."""
     assert keeps_the_rule(costly, its_key, padded(its_key, 16 * KIB), "a head byte by byte", 1, max(2, ROUNDS // 4)) == {200}
 
 
@@ -185,3 +187,100 @@ def test_chunks_that_come_byte_by_byte_cost_less_a_byte_than_an_ordinary_request
     print(f"chunks byte by byte: {cost / 1000:.0f} us, {cost / usual:.1f} x {usual / 1000:.1f} us, a byte {cost / len(raw) / usual:.2f}")
     assert statuses == {200}
     assert cost / len(raw) < usual
+
+
+def drip(client, raw):
+    """One byte at a time. The pause is the fault."""
+    for at in range(len(raw)):
+        client.send(raw[at : at + 1])
+        time.sleep(0.0002)
+
+
+def test_heads_of_16_KiB_that_drip_slowly_keep_the_rule(costly, its_key):
+    """Some five seconds. One long line, and lines of 200 bytes. (A thread each: of one that sends for several in turn, the kernel keeps
+    every byte in a place of its own, and what it costs to put them together is not ours.)"""
+    lines = request_bytes("GET", "/x", its_key, [(f"X-{n:02}", "a" * 190) for n in range(80)])
+    raws = [padded(its_key, 16 * KIB), lines] * 2
+    for _ in range(3):
+        usual = ordinary_ns(costly, its_key)
+        clients = [costly.client() for _ in raws]
+        before, began = worker_ns(costly), time.monotonic()
+        time.sleep(1)  # what the worker costs without them
+        idle = (worker_ns(costly) - before) / (time.monotonic() - began)
+        threads = [threading.Thread(target=drip, args=each) for each in zip(clients, raws)]
+        before, began = worker_ns(costly), time.monotonic()
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        assert {c.response(timeout=5).status for c in clients} == {200}
+        cost = (worker_ns(costly) - before - idle * (time.monotonic() - began)) / len(raws)
+        for c in clients:
+            c.close()
+        print(f"heads that drip: {cost / 1000:.0f} us each, {cost / usual:.1f} x {usual / 1000:.1f} us")
+        if cost < TIMES * usual:
+            return
+    raise AssertionError(f"{cost / 1000:.0f} us are {cost / usual:.0f} times the {usual / 1000:.0f} us of an ordinary request")
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_a_body_of_many_small_parts_is_gathered(framing):
+    """Its upstream is not woken for each: 1024 parts go through as they come, then 32 a sweep. Every byte arrives."""
+    parts, pieces = 4000, []
+    up = Upstream(default=lambda x: (x.body(sink=pieces.append), x.answer(200, [], b"ok")))
+    for g in run(Gateway(up, {}, workers=1)):
+        key = g.create_key()["key"]
+        field, piece = {"length": (("Content-Length", str(parts)), b"x"), "chunked": (("Transfer-Encoding", "chunked"), b"1\r\nx\r\n")}[framing]
+        with g.client() as c:
+            c.send(request_bytes("POST", "/x", key, [field]))
+            began = time.monotonic()
+            for _ in range(parts):
+                c.send(piece)
+                time.sleep(0.0002)  # the fault: a slow client
+            c.send(b"0\r\n\r\n" if framing == "chunked" else b"")
+            served(c.response())
+            sweeps = (time.monotonic() - began) / 0.1
+            served(c.get("/" + unique(), key))  # what follows is not gathered for ever
+        print(f"{len(pieces)} pieces of {parts} bytes in {sweeps:.0f} sweeps")
+        assert b"".join(pieces) == b"x" * parts
+        assert len(pieces) < 1024 + 40 * (sweeps + 2)
+    up.stop()
+
+
+@pytest.fixture(scope="module")
+def secure(up, tmp_path_factory):
+    made = certificate(tmp_path_factory.mktemp("certificates"))
+    yield from run(Gateway(up, tls_settings(made, limits={"requests_in_flight": 0}), workers=1))
+
+
+def test_a_head_in_records_of_one_byte_is_read_up_to_a_thousand_and_keeps_the_rule(secure):
+    key = secure.create_key("records")["key"]
+    for size, status in ((700, 200), (12 * KIB, 431)):
+        raw = padded(key, size)
+        for _ in range(3):
+            with secure.tls_client() as c:
+                for _ in range(20):
+                    served(c.get("/ordinary", key))
+                before = worker_ns(secure)
+                for _ in range(200):
+                    served(c.get("/ordinary", key))
+                usual = (worker_ns(secure) - before) / 200
+            with secure.tls_client() as c:
+                before = worker_ns(secure)
+                pour(c, raw, 1)
+                assert c.response(timeout=5).status == status
+                cost = worker_ns(secure) - before
+            print(f"{size} records: {cost / 1000:.0f} us, {cost / usual:.1f} x {usual / 1000:.1f} us")
+            if cost < TIMES * usual:
+                break
+        else:
+            raise AssertionError(f"{cost / 1000:.0f} us are {cost / usual:.0f} times the {usual / 1000:.0f} us of an ordinary request")
+
+
+def test_a_handshake_in_records_of_one_byte_is_refused_before_it_costs(secure):
+    """The first message says that it has 16,000 bytes; each would come in a record of six."""
+    with RawClient(secure.tls_address) as c:
+        hello = b"\x01\x00\x3e\x80\x03\x03" + b"a" * 15_998
+        pour(c, b"".join(b"\x16\x03\x01\x00\x01" + hello[n : n + 1] for n in range(len(hello))))
+        c.sock.settimeout(5 * SLOW)
+        assert c.sock.recv(7)[:1] == b"\x15", "no alert"

@@ -498,6 +498,25 @@ TEST_CASE("a key update while the client reads nothing costs neither side a byte
     CHECK(up == all);
 }
 
+TEST_CASE("key updates without end end the connection") {
+    for (auto const& [updates, ends] : {std::pair{32, false}, std::pair{33, true}}) {
+        fixture f;
+        f.connect();
+        std::string said;
+        for (int i = 0; i < updates; ++i) {
+            REQUIRE(SSL_key_update(f.peer.ssl, SSL_KEY_UPDATE_NOT_REQUESTED) == 1);
+            REQUIRE(SSL_do_handshake(f.peer.ssl) == 1);
+            said += f.peer.said();
+        }
+        said += f.exchange("text");
+        read_next(f.s, f.pool, f.into, f.got);
+        f.to_server(said);
+        REQUIRE(f.got.done);
+        CHECK(f.got.text == (ends ? "" : "text"));
+        CHECK((f.got.ec == boost::system::errc::protocol_error) == ends);
+    }
+}
+
 TEST_CASE("asking for renegotiation again and again ends the connection") {
     fixture f(TLS1_2_VERSION);
     f.connect();
