@@ -30,6 +30,17 @@ void print(boost::json::object const& o, std::string const& before, std::ostream
     }
 }
 
+// A command needs no more of the file than the data directory. It is not taken from a file with mistakes, for one of them may be
+// in its name, and `keys create` would begin a new one; but the person can be told what to write.
+std::string way_on(common_flags const& f, std::string const& data_dir, std::string const& by_default) {
+    if (f.serves) return fmt::format("{} has mistakes; correct them first", f.config);
+    auto const said_nothing = (std::filesystem::path(f.config).parent_path() / by_default).string();
+    auto const folder = f.data.empty() ? data_dir : f.data;
+    return fmt::format(
+        "{} has mistakes; correct them, or give the command without --config and with the gateway's data directory: --data {}",
+        f.config, folder.empty() || folder == said_nothing ? "DIR" : folder);
+}
+
 }  // namespace
 
 conf::settings settings_of(common_flags const& f, streams& s) {
@@ -37,7 +48,7 @@ conf::settings settings_of(common_flags const& f, streams& s) {
     if (!f.config.empty()) {
         auto loaded = conf::load_file(f.config);
         for (auto const& finding : loaded.findings) s.err << conf::to_text(finding) << "\n";
-        if (!loaded.findings.empty()) throw failure(exit_error, fmt::format("{} has mistakes; correct them first", f.config));
+        if (!loaded.findings.empty()) throw failure(exit_error, way_on(f, loaded.value.data_dir, out.data_dir));
         out = std::move(loaded.value);
     }
     if (!f.data.empty()) out.data_dir = f.data;

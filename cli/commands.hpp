@@ -15,6 +15,7 @@ namespace latchkey::cli {
 struct common_flags {
     std::string data;
     std::string config;
+    bool serves = false;  // `serve`, which needs all of the file
 };
 
 // The file's settings (or defaults) with --data on top. Findings go to stderr and end the command (exit 1).

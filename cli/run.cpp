@@ -189,6 +189,7 @@ int run(int argc, char const* const* argv, streams s) {
     app.footer("Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 not allowed, 5 conflict, 6 gateway unreachable, 7 findings.");
     invocation v;
     v.serve.arguments.assign(argv, argv + argc);
+    v.serve.common.serves = true;
     add_serve(app, v);
     add_keys(app, v);
     add_usage(app, v);

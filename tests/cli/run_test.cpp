@@ -92,6 +92,28 @@ TEST_CASE("a missing data directory is named, with the remedy") {
     CHECK(has(got.err, "--data or --config"));
 }
 
+TEST_CASE("a command whose settings file is wrong is told how to go on without it") {
+    folder f;
+    make_key(f, "Ann");
+    auto const file = (f.path / "wrong.toml").string();
+    auto const list = [&](std::string const& text) {
+        std::ofstream(file) << text;
+        auto const got = run({"keys", "list", "--config", file});
+        CHECK(got.code == cli::exit_error);
+        CHECK(got.out.empty());
+        return got.err;
+    };
+    auto const said = list("data_dir = \"data\"\nnonsense = 1\n");
+    CHECK(has(said, file + ":2:1: "));
+    CHECK(has(said, "without --config"));
+    CHECK(has(said, "--data " + f.data() + "\n"));
+    CHECK(run({"keys", "list", "--data", f.data()}).code == 0);
+    // Where the file says no data directory that can be relied on, none is named.
+    CHECK(has(list("data_dri = \"data\"\n"), "--data DIR\n"));
+    CHECK(has(list("data_dir = \"data\n"), "--data DIR\n"));
+    CHECK(has(run({"serve", "--config", file}).err, "correct them first"));
+}
+
 TEST_CASE("help and version go to stdout and exit with 0") {
     CHECK(has(run({"--help"}).out, "serve"));
     CHECK(run({"keys", "create", "--help"}).code == 0);
