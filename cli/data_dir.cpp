@@ -112,7 +112,7 @@ result<data_lock> data_lock::inherit(data_paths const& at, int descriptor) {
 }
 
 result<void> data_lock::name_holder(data_paths const& at, std::string const& kind) const {
-    auto const text = fmt::format("{} {}\n", kind, ::getpid());
+    auto const text = holder_name(kind, ::getpid()) + "\n";
     if (::ftruncate(descriptor_, 0) != 0 ||
         ::pwrite(descriptor_, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size()))
         return error{errc::io, fmt::format("cannot write {}: {}; free space on its disk", at.lock, reason(errno))};
@@ -124,6 +124,8 @@ data_lock::data_lock(data_lock&& other) noexcept : descriptor_(std::exchange(oth
 data_lock::~data_lock() {
     if (descriptor_ >= 0) ::close(descriptor_);
 }
+
+std::string holder_name(std::string_view kind, int process) { return fmt::format("{} {}", kind, process); }
 
 std::string lock_holder(data_paths const& at) {
     int const fd = ::open(at.lock.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);

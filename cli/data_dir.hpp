@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <string>
+#include <string_view>
 
 #include "base/error.hpp"
 
@@ -37,6 +38,7 @@ class data_lock {
     int descriptor_ = -1;
 };
 
+std::string holder_name(std::string_view kind, int process);
 // What the holder wrote; empty where nobody ever did.
 std::string lock_holder(data_paths const&);
 

@@ -41,10 +41,11 @@ constexpr int protocol_version = 1;
 constexpr std::size_t message_bytes_max = 64U << 10U;
 constexpr std::size_t text_bytes_max = 16U << 10U;
 constexpr std::size_t descriptors_max = 200;  // in one message; the kernel takes 253
-constexpr auto quiet_patience = 10s;          // for admin calls that run
-constexpr auto start_patience = 10s;          // behind `quiet`: commands wait
-constexpr auto answer_patience = 6s;          // a publication there may take 5 s
-constexpr auto end_patience = 2s;             // for a process that said why it fails, or closed its end
+// None of these is a setting, for none depends on how much there is to do. A publication there takes 5 s at most, and a command
+// that gets no answer says so and can be given again. A process that said why it fails, or closed its end, has only to exit.
+constexpr auto answer_patience = 6s;
+constexpr auto end_patience = 2s;
+constexpr auto stop_look = 100ms;  // while admin calls end: how often it is seen that this process is to stop
 
 std::string reason(int code) { return std::generic_category().message(code); }
 
@@ -313,8 +314,8 @@ result<void> predecessor::ask(std::string_view what) {
 
 // --- handover
 
-handover::handover(invocation_of_serve how, std::chrono::milliseconds bound, hooks h)
-    : how_(std::move(how)), bound_(bound), hooks_(std::move(h)), wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+handover::handover(invocation_of_serve how, bounds b, hooks h)
+    : how_(std::move(how)), bounds_(b), hooks_(std::move(h)), wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
     if (wake_ < 0) throw failure(exit_error, "the process is out of descriptors");
 }
 
@@ -325,7 +326,12 @@ handover::~handover() {
 
 void handover::close() {
     cancel();
-    if (successor_) successor_->shut();
+    {
+        std::lock_guard const lock(guard_);
+        closing_ = true;
+        if (successor_) successor_->shut();
+    }
+    gone_on_.notify_all();
     if (thread_.joinable()) thread_.join();
 }
 
@@ -401,15 +407,32 @@ bool handover::turn() {
 void handover::cancel() {
     {
         std::unique_lock lock(guard_);
-        if (stage_ == stage::committed) {
-            gone_on_.wait(lock, [this] { return let_go_; });
-            return;
+        if (let_go_) return;
+        if (stage_ == stage::committed || (stage_ == stage::running && may_serve_)) {
+            // It may have let clients in: they are served to their end. What it does is known soon, for it was told.
+            if (!std::exchange(stops_, true) && child_ > 0) ::kill(child_, SIGTERM);
+            gone_on_.wait(lock, [this] { return let_go_ || thread_ended_; });
+            if (let_go_) return;
+        } else if (std::exchange(stage_, stage::cancelled) == stage::running) {
+            if (successor_) successor_->shut();
+            if (child_ > 0) ::kill(child_, SIGKILL);
+        } else {
+            settle(error{errc::unavailable, "the gateway is stopping"});
         }
-        bool const runs = std::exchange(stage_, stage::cancelled) == stage::running;
-        if (runs && successor_) successor_->shut();
-        if (!runs) settle(error{errc::unavailable, "the gateway is stopping"});
     }
     if (thread_.joinable()) thread_.join();
+}
+
+void handover::see_off(std::chrono::milliseconds patience) {
+    std::unique_lock lock(guard_);
+    if (!stops_ || !let_go_) return;
+    if (!gone_on_.wait_for(lock, patience, [this] { return thread_ended_; }))
+        log::warn("stop", "process {}, which was told to stop too, has not ended yet", child_);
+}
+
+void handover::press() noexcept {
+    std::lock_guard const lock(guard_);
+    if (stops_ && !thread_ended_) ::kill(child_, SIGTERM);
 }
 
 void handover::settle(result<std::int64_t> const& how) {
@@ -478,12 +501,26 @@ result<channel::message> handover::next(channel& from, std::string_view word, st
         auto m = from.receive(until);
         if (!m && !from.ended())
             return error{errc::unavailable,
-                         fmt::format("the new process did not serve within {} ms (takeover) and was ended", bound_.count())};
+                         fmt::format("the new process did not serve within {} ms (takeover), or not within {} ms of the time "
+                                     "when commands began to wait (takeover_pause), and was ended",
+                                     bounds_.takeover.count(), bounds_.pause.count())};
         if (!m) return error{errc::io, {}};  // it ended; run() says how
         for (int const fd : m->descriptors) ::close(fd);
         if (m->word == word) return std::move(*m);
         if (m->word == "failed") return error{errc::io, m->rest};
         if (!answer(from, *m)) return stranger();
+    }
+}
+
+// Looks now and then whether this process is to stop. If not, the successor may serve from here on.
+result<void> handover::quiet(steady::time_point until) {
+    for (;;) {
+        auto const left = std::chrono::ceil<std::chrono::milliseconds>(until - steady::now());
+        auto const done = hooks_.quiet(std::clamp<std::chrono::milliseconds>(left, 0ms, stop_look));
+        std::lock_guard const lock(guard_);
+        if (stage_ == stage::cancelled) return error{errc::unavailable, "the gateway is stopping"};
+        may_serve_ = done.has_value();
+        if (may_serve_ || steady::now() >= until) return done;
     }
 }
 
@@ -501,14 +538,19 @@ result<void> handover::attempt(successor& s) {
     ::close(ends[1]);
     if (!child) return child.error();
     s.pid = *child;
-    auto const until = steady::now() + bound_;
+    {
+        std::lock_guard const lock(guard_);
+        child_ = s.pid;
+        if (stage_ == stage::cancelled) ::kill(child_, SIGKILL);
+    }
+    auto const until = steady::now() + bounds_.takeover;
     log::info("reload", "process {} starts as the successor", s.pid);
     give(*s.line, hooks_.give());  // where that fails, the successor has ended, and its words are read below
     if (auto const m = next(*s.line, "prepared", until); !m) return m.error();
-    auto const patience = std::chrono::duration_cast<std::chrono::milliseconds>(until - steady::now());
-    if (auto quiet = hooks_.quiet(std::min<std::chrono::milliseconds>(patience, quiet_patience)); !quiet) return quiet;
+    auto const commands_until = std::min(until, steady::now() + bounds_.pause);
+    if (auto done = quiet(commands_until); !done) return done;
     s.line->send("quiet");
-    auto const serving = next(*s.line, "serving", std::min(until, steady::now() + start_patience));
+    auto const serving = next(*s.line, "serving", commands_until);
     if (!serving) return serving.error();
     boost::system::error_code ec;
     auto const places = json::parse(serving->rest, ec);
@@ -529,7 +571,6 @@ void handover::run() {
     }
     if (done) {
         std::lock_guard const lock(guard_);
-        if (stage_ == stage::cancelled) done = error{errc::io, "the gateway is stopping"};
         // Its service manager learns of the new process from the one that it knows, and before that one speaks itself.
         if (done) notify(fmt::format("MAINPID={}", s.pid));
         if (done && !s.line->send("main")) done = error{errc::io, {}};
@@ -537,19 +578,32 @@ void handover::run() {
     }
     if (!done) {
         bool const late = done.error().code == errc::unavailable;
+        bool stopping = false;
+        {
+            std::lock_guard const lock(guard_);
+            child_ = -1;
+            stopping = stops_ || stage_ == stage::cancelled;
+        }
         if (s.line) s.line->shut();
         auto const how = s.pid > 0 ? end(s.pid, steady::now() + (late ? 0s : end_patience)) : std::string{};
         auto why = done.error().message;
         if (why.empty()) why = fmt::format("the new process {} before it served; what it said stands where this log does", how);
         hooks_.resume();
         notify("READY=1");
-        log::error("reload", "failed, and all goes on as before: {}", why);
-        std::lock_guard const lock(guard_);
-        settle(error{errc::io, why});
-        successor_.reset();
-        if (stage_ == stage::running) stage_ = stage::idle;
-        thread_ended_ = true;
-        poke();
+        if (stopping)
+            log::info("reload", "given up, for the gateway is stopping");
+        else
+            log::error("reload", "failed, and all goes on as before: {}", why);
+        {
+            std::lock_guard const lock(guard_);
+            settle(stopping ? error{errc::unavailable, "the gateway is stopping"} : error{errc::io, why});
+            successor_.reset();
+            may_serve_ = false;
+            stage_ = stops_ || stage_ == stage::cancelled ? stage::cancelled : stage::idle;
+            thread_ended_ = true;
+            poke();
+        }
+        gone_on_.notify_all();
         return;
     }
     hooks_.let_go(s.unused);
@@ -563,6 +617,32 @@ void handover::run() {
     gone_on_.notify_all();
     poke();
     while (auto const m = s.line->receive()) answer(*s.line, *m);
+    watch(s);
+    {
+        std::lock_guard const lock(guard_);
+        thread_ended_ = true;
+    }
+    gone_on_.notify_all();
+}
+
+// The pair has ended while this process drains. How the successor ended is looked at and left for the service manager, which gets
+// it as its child when this process ends, and learns only then that its main process is dead.
+void handover::watch(successor const& s) {
+    auto const until = steady::now() + end_patience;
+    siginfo_t how{};
+    for (;;) {
+        if (::waitid(P_PID, static_cast<id_t>(s.pid), &how, WEXITED | WNOHANG | WNOWAIT) != 0) return;
+        if (how.si_pid != 0) break;
+        std::unique_lock lock(guard_);
+        if (gone_on_.wait_for(lock, 5ms, [this] { return closing_; }) || steady::now() >= until) return;
+    }
+    bool const killed = how.si_code != CLD_EXITED;
+    if (!killed && how.si_status == 0) return;  // it was told to stop
+    log::error("reload",
+               "process {}, which took over, {} {}, and nobody accepts connections: start the gateway again (a service manager "
+               "does, when this process has ended, for which it now gives running requests little time)",
+               s.pid, killed ? "was killed by signal" : "ended with exit code", how.si_status);
+    fallen_ = hooks_.fallen(s.pid);
 }
 
 }  // namespace latchkey::cli

@@ -12,12 +12,15 @@
 //   new -> old  serving JSON         clients are served; JSON lists the listeners that it had no use for
 //   old -> new  main                 the old one is no longer the service: the sockets are let go
 //   new -> old  failed TEXT          instead of prepared or serving: why not
+// Who is to stop before `main` was said tells a successor that may serve by SIGTERM, and then both end in order. One that cannot
+// serve yet, for `quiet` was not said, is killed.
 // from then on:
 //   new -> old  refresh N, flush N   keys have changed; records are wanted in usage.db. Answer: done N, or done N TEXT where it
 //   failed old -> new  again                SIGHUP came to the old one
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -59,6 +62,7 @@ class channel {
     std::optional<message> receive(std::optional<std::chrono::steady_clock::time_point> until = {});
     bool ended() const noexcept { return ended_; }
     void shut() noexcept;
+    int descriptor() const noexcept { return descriptor_; }
 
   private:
     int descriptor_;
@@ -97,6 +101,7 @@ class predecessor {
         std::function<void()> main, again, gone;
     };
     void prepared(hooks);  // returns when it is quiet there
+    int descriptor() const noexcept { return channel_.descriptor(); }
     void serving(std::vector<std::size_t> const& unused) noexcept;
     void forget_hooks();  // none is called any more when it returns
 
@@ -132,8 +137,14 @@ class handover {
         std::function<void()> resume;                                  // it failed: all as before
         std::function<void(std::vector<std::size_t> const& unused)> let_go;
         std::function<result<void>()> refresh, flush;
+        // The successor, which was this process, is dead. True: nobody serves, and the drain was cut short.
+        std::function<bool(pid_t)> fallen;
     };
-    handover(invocation_of_serve, std::chrono::milliseconds bound, hooks);
+    // `takeover`: to the successor's first request; `pause`: of it, for how long commands may wait.
+    struct bounds {
+        std::chrono::milliseconds takeover, pause;
+    };
+    handover(invocation_of_serve, bounds, hooks);
     ~handover();  // close()
     handover(handover const&) = delete;
     handover& operator=(handover const&) = delete;
@@ -145,9 +156,14 @@ class handover {
     // --- the main thread
     int wake() const noexcept { return wake_; }  // readable when turn() has something to do
     bool turn();                                 // starts what is wished. True: a successor serves, this process is to drain
-    // This process is to stop: a successor that does not serve yet is ended. Where one serves, returns when all is let go.
+    // This process is to stop, and so is a successor that this process has not let go for. Returns when there is none, or when
+    // all is let go: turn() says which.
     void cancel();
-    void close();  // cancel(), and no hook is called any more
+    // Behind cancel(): waits for the end of a successor that was told to stop, and tells it once more.
+    void see_off(std::chrono::milliseconds patience);
+    void press() noexcept;
+    bool fallen() const noexcept { return fallen_; }  // the successor died as this process drained, and nobody came in its place
+    void close();                                     // cancel(), and no hook is called any more
 
     // --- any thread
     void ask();  // SIGHUP
@@ -165,19 +181,26 @@ class handover {
     result<void> attempt(successor&);
     result<channel::message> next(channel&, std::string_view word, std::chrono::steady_clock::time_point until);
     bool answer(channel& to, channel::message const&);
+    result<void> quiet(std::chrono::steady_clock::time_point until);
+    void watch(successor const&);
     void settle(result<std::int64_t> const& how);
     void poke() noexcept;
 
     invocation_of_serve const how_;
-    std::chrono::milliseconds const bound_;
+    bounds const bounds_;
     hooks const hooks_;
     std::string forbidden_;
     int wake_ = -1;
     std::thread thread_;
+    std::atomic<bool> fallen_ = false;
 
     std::mutex guard_;  // for all below
     std::condition_variable gone_on_;
     stage stage_ = stage::idle;
+    pid_t child_ = -1;        // the successor, while it is not waited for
+    bool may_serve_ = false;  // `quiet` was said to it
+    bool stops_ = false;      // it was told to stop, as this process was
+    bool closing_ = false;
     bool let_go_ = false;  // by the hook: before that nothing of this process may go down
     bool wished_ = false;
     bool thread_ended_ = true;

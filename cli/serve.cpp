@@ -39,8 +39,9 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr auto lock_patience = 5s;                               // a command that is at work on the store ends first
-constexpr std::chrono::milliseconds patience_with_clients = 5s;  // behind a handover, for an idle connection's next request
+constexpr auto lock_patience = 5s;    // a command that is at work on the store ends first
+constexpr auto fallen_patience = 2s;  // with running requests, where nobody may serve before this process has ended
+constexpr auto other_patience = 5s;   // beyond our own drain, for a successor that stops too and has settings of its own
 
 template <class T>
 T need(result<T> r) {
@@ -120,13 +121,81 @@ class stop_signals {
             pollfd both[2] = {{fd_, POLLIN, 0}, {until, POLLIN, 0}};
             if (::poll(both, 2, -1) < 0) continue;  // EINTR only
             if ((both[1].revents & POLLIN) != 0) return 0;
-            signalfd_siginfo got{};
-            if (::read(fd_, &got, sizeof got) == sizeof got) return static_cast<int>(got.ssi_signo);
+            if (int const got = take(); got != 0) return got;
         }
+    }
+    int descriptor() const noexcept { return fd_; }
+    int take() {
+        signalfd_siginfo got{};
+        return ::read(fd_, &got, sizeof got) == sizeof got ? static_cast<int>(got.ssi_signo) : 0;
     }
 
   private:
     int fd_ = -1;
+};
+
+// Until this process serves, SIGTERM, SIGINT and the end of the process before end it at once: loading may take long, and nobody
+// was let in yet. What it leaves is what a killed process leaves.
+class start_watch {
+  public:
+    start_watch(stop_signals& signals, predecessor* before)
+        : signals_(signals), before_(before), over_(::eventfd(0, EFD_CLOEXEC)) {
+        if (over_ < 0) throw failure(exit_error, "the process is out of descriptors");
+        thread_ = std::thread([this] { watch(); });
+    }
+    ~start_watch() {
+        end();
+        ::close(over_);
+    }
+    start_watch(start_watch const&) = delete;
+    start_watch& operator=(start_watch const&) = delete;
+
+    // From here on the process before is asked by who waits for its word.
+    void leave_predecessor() noexcept { alone_ = false; }
+    // From here on signals wait for run_until_end().
+    void end() {
+        if (!thread_.joinable()) return;
+        std::uint64_t const one = 1;
+        while (::write(over_, &one, sizeof one) != sizeof one) continue;
+        thread_.join();
+        if (reload_) ::kill(::getpid(), SIGHUP);
+    }
+
+  private:
+    void watch() {
+        for (bool pair = before_ != nullptr;;) {
+            pollfd all[3] = {{over_, POLLIN, 0}, {signals_.descriptor(), POLLIN, 0}, {pair ? before_->descriptor() : -1, 0, 0}};
+            if (::poll(all, 3, -1) < 0) continue;  // EINTR only
+            if (all[0].revents != 0) return;
+            if (all[1].revents != 0) {
+                int const signal = signals_.take();
+                if (signal == SIGHUP) reload_ = true;
+                if (signal == SIGTERM || signal == SIGINT) stop();
+            } else if (all[2].revents != 0) {
+                pair = false;
+                if (alone_) give_up("the process before this one ended before it had handed over");
+            }
+        }
+    }
+    [[noreturn]] void stop() {
+        if (before_ != nullptr) give_up("the new process was told to stop before it served");
+        log::info("stop", "before anybody was served");
+        log::stop();
+        std::_Exit(exit_ok);
+    }
+    [[noreturn]] void give_up(char const* why) {
+        before_->failed(why);
+        log::error("start", "{}", why);
+        log::stop();
+        std::_Exit(exit_error);
+    }
+
+    stop_signals& signals_;
+    predecessor* before_;
+    int over_ = -1;
+    std::atomic<bool> alone_ = true;
+    bool reload_ = false;
+    std::thread thread_;
 };
 
 std::vector<portal::figure> figures_of(gateway::counters const& c) {
@@ -204,11 +273,11 @@ class ready_file {
 // prepared(), and nobody was let in by then.
 class gateway_process {
   public:
-    gateway_process(conf::settings settings, serve_flags const& f, predecessor* before, streams& s)
+    gateway_process(conf::settings settings, serve_flags const& f, predecessor* before, start_watch& watch, streams& s)
         : settings_(std::move(settings)),
           paths_(settings_.data_dir),
           before_(before),
-          handover_(invocation_of_serve::now(f.arguments), settings_.takeover, handover_hooks()) {
+          handover_(invocation_of_serve::now(f.arguments), {settings_.takeover, settings_.takeover_pause}, handover_hooks()) {
         if (::getpid() == 1)
             handover_.forbid(
                 "process 1 of a container cannot be replaced, for the container ends with it: restart the container");
@@ -239,9 +308,11 @@ class gateway_process {
         } until_whole{before_};
         if (before_ != nullptr) {
             handover_.wait_for_predecessor();
+            watch.leave_predecessor();
             before_->prepared({[] { notify("READY=1"); }, [this] { handover_.ask(); }, [this] { handover_.predecessor_gone(); }});
             need(server_->publish(need(keys_->catch_up())));  // there is no other writer of ours from here on
         }
+        watch.end();
         recorder_->start();
         server_->start();
         keys_->start([this](auto const& updates) { return publish(updates); });
@@ -349,7 +420,17 @@ class gateway_process {
             ready_file_->leave();
             lock_.reset();
             admin_->hand_over();
-            server_->hand_over(unused, std::min<std::chrono::milliseconds>(settings_.client.idle, patience_with_clients));
+            server_->hand_over(unused, std::min(settings_.client.idle, settings_.client.takeover_idle));
+        };
+        h.fallen = [this](pid_t successor) {
+            server_->hurry();
+            auto const until = steady_ns() + std::chrono::nanoseconds(fallen_patience).count();
+            while (!drained_ && steady_ns() < until) {
+                if (lock_holder(paths_) != holder_name("gateway", successor)) return false;  // another one serves already
+                std::this_thread::sleep_for(10ms);
+            }
+            if (!drained_) server_->end_now();
+            return true;
         };
         h.refresh = [this]() -> result<void> {
             if (drained_) return {};
@@ -420,16 +501,24 @@ class gateway_process {
     std::atomic<bool> handed_over_ = false;
 };
 
+// Why a process goes down.
+struct ending {
+    bool handed_over = false;  // a successor serves
+    bool signalled = false;
+};
+
 // Drains in a thread of its own, so that a signal can end the process at once: the rings keep what is not journalled. Behind a
 // handover the first one only ends the patience with idle clients, for it may have been meant for the whole service.
-void drain(gateway_process& gateway, std::chrono::milliseconds bound, stop_signals& signals, bool handed_over) {
+void drain(gateway_process& gateway, std::chrono::milliseconds bound, stop_signals& signals, ending const& why) {
+    auto const [handed_over, signalled] = why;
     int const done = ::eventfd(0, EFD_CLOEXEC);
     std::thread worker([&] {
         gateway.stop(bound);
+        gateway.next().see_off(bound + other_patience);
         std::uint64_t const one = 1;
         if (::write(done, &one, sizeof one) != sizeof one) log::error("stop", "cannot say that the drain has ended");
     });
-    for (bool first = handed_over;;) {
+    for (bool first = handed_over && !signalled;;) {
         int const signal = signals.wait(done);
         if (signal == 0) break;
         if (signal == SIGHUP) {
@@ -438,6 +527,7 @@ void drain(gateway_process& gateway, std::chrono::milliseconds bound, stop_signa
             gateway.hurry();
         } else {
             log::warn("stop", "{} signal: ending at once", handed_over ? "another" : "second");
+            gateway.next().press();
             log::stop();
             std::_Exit(exit_error);
         }
@@ -446,8 +536,8 @@ void drain(gateway_process& gateway, std::chrono::milliseconds bound, stop_signa
     ::close(done);
 }
 
-// To the end: SIGTERM or SIGINT, or a successor that serves. True: the latter.
-bool run_until_end(gateway_process& gateway, stop_signals& signals) {
+// To the end: SIGTERM or SIGINT, or a successor that serves.
+ending run_until_end(gateway_process& gateway, stop_signals& signals) {
     auto& next = gateway.next();
     for (;;) {
         int const signal = signals.wait(next.wake());
@@ -455,11 +545,11 @@ bool run_until_end(gateway_process& gateway, stop_signals& signals) {
             next.ask();
         } else if (signal != 0) {
             next.cancel();
-            if (!next.turn()) return false;
-            gateway.hurry();  // it came too late: a successor serves
-            return true;
+            if (!next.turn()) return {false, true};
+            gateway.hurry();  // a successor serves, and stops too unless the signal came when all was let go
+            return {true, true};
         } else if (next.turn()) {
-            return true;
+            return {true, false};
         }
     }
 }
@@ -486,17 +576,20 @@ int run_gateway(serve_flags const& f, predecessor* before, stop_signals& signals
     if (!findings.empty()) return exit_error;
     log_session const logging(settings.log);
     raise_descriptor_limit();
-    gateway_process gateway(settings, f, before, s);
+    start_watch watch(signals, before);
+    gateway_process gateway(settings, f, before, watch, s);
     log::info("memory", "{}", gateway.server().memory_bound());
     s.err << gateway.greeting() + "\n" << std::flush;  // in one write: the log's thread writes to the same place
     up();
-    bool const handed_over = run_until_end(gateway, signals);
+    auto const why = run_until_end(gateway, signals);
+    bool const handed_over = why.handed_over;
     if (!handed_over) notify("STOPPING=1");
     auto const* const event = handed_over ? "reload" : "stop";
     log::info(event, "draining for at most {} ms; {} signal ends at once", settings.drain.count(),
               handed_over ? "a successor serves, another" : "a second");
-    drain(gateway, settings.drain, signals, handed_over);
+    drain(gateway, settings.drain, signals, why);
     log::info(event, "every request is on record");
+    if (gateway.next().fallen()) return exit_error;
     if (handed_over && ::isatty(STDERR_FILENO) == 1)  // whose shell now shows its prompt
         s.err << fmt::format("latchkey: {} goes on in the background; SIGTERM stops it\n",
                              lock_holder(data_paths(settings.data_dir)))

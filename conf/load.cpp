@@ -54,6 +54,7 @@ void read_client(reader r, client_deadlines& out) {
     r.duration("tls_handshake", out.tls_handshake, 100ms, 1h);
     r.duration("head", out.head, 100ms, 1h);
     r.duration("idle", out.idle, 100ms, 24h);
+    r.duration("takeover_idle", out.takeover_idle, 0ms, 1h);
     r.duration("body_stall", out.body_stall, 100ms, 1h);
     r.duration("write_stall", out.write_stall, 100ms, 1h);
     r.duration("request", out.request, 1s, 24h, true);
@@ -222,6 +223,7 @@ settings read_all(notes& to, toml::table const& file, places& at) {
     top.texts("trusted_proxies", out.trusted_proxies, cidr_problem);
     top.duration("drain", out.drain, 0ms, 1h);
     top.duration("takeover", out.takeover, 1s, 10min);
+    top.duration("takeover_pause", out.takeover_pause, 1s, 10min);
     top.duration("resolve", out.resolve, 1s, 1h);
     read_limits({to, "[limits]", section(top, "limits", "[limits]")}, out.limit);
     settle(out);

@@ -27,12 +27,13 @@ struct target {
 // Waits on the client's side. Each is an upper bound; a sweep every 100 ms enforces it, so it may be that much late.
 struct client_deadlines {
     milliseconds tls_handshake{
-        10'000};                      // `tls_handshake` 100ms..1h: accepted to the end of the TLS handshake, absolute; then close
-    milliseconds head{10'000};        // `head` 100ms..1h: first byte to the end of the head, absolute; then 408 and close
-    milliseconds idle{60'000};        // `idle` 100ms..24h: kept-alive connection without a request; then close
-    milliseconds body_stall{30'000};  // `body_stall` 100ms..1h: no body byte from the client; then 408 (or close) and abort
-    milliseconds write_stall{60'000};  // `write_stall` 100ms..1h: client takes no byte of the response; then close
-    milliseconds request{300'000};     // `request` 0 (none) or 1s..24h: first head byte to the request body's last; then 408
+        10'000};                // `tls_handshake` 100ms..1h: accepted to the end of the TLS handshake, absolute; then close
+    milliseconds head{10'000};  // `head` 100ms..1h: first byte to the end of the head, absolute; then 408 and close
+    milliseconds idle{60'000};  // `idle` 100ms..24h: kept-alive connection without a request; then close
+    milliseconds takeover_idle{5'000};  // `takeover_idle` 0..1h: the same, at most, in a process that handed over (reload)
+    milliseconds body_stall{30'000};    // `body_stall` 100ms..1h: no body byte from the client; then 408 (or close) and abort
+    milliseconds write_stall{60'000};   // `write_stall` 100ms..1h: client takes no byte of the response; then close
+    milliseconds request{300'000};      // `request` 0 (none) or 1s..24h: first head byte to the request body's last; then 408
     // What a client still sends behind an answer that closes its connection is read and dropped, so that it sees the answer.
     milliseconds linger{30'000};         // `linger` 0 (not at all) or 100ms..1h: for so long; then close
     milliseconds linger_silence{2'000};  // `linger_silence` 100ms..1h: and no longer once it is silent for this
@@ -139,15 +140,16 @@ struct settings {
     std::uint32_t workers = 0;                          // `workers` 0: one a core; else 1..256
     std::vector<std::string> trusted_proxies;           // addresses or CIDR whose X-Forwarded-* and Forwarded are appended to
     milliseconds drain{30'000};                         // `drain` 0..1h: SIGTERM to hard stop
-    milliseconds takeover{30'000};  // `takeover` 1s..10min: start of a successor (reload) to its first request
-    milliseconds resolve{30'000};   // `resolve` 1s..1h: upstreams' names are looked up again this often
-    limits limit;                   // [limits]
-    tls_settings tls;               // [tls]
-    client_deadlines client;        // [client]
-    key_settings keys;              // [keys]
-    usage_settings usage;           // [usage]
-    log_settings log;               // [log]
-    std::vector<api> apis;          // [[api]]
+    milliseconds takeover{30'000};        // `takeover` 1s..10min: start of a successor (reload) to its first request
+    milliseconds takeover_pause{20'000};  // `takeover_pause` 1s..10min: of it, for how long commands may have to wait
+    milliseconds resolve{30'000};         // `resolve` 1s..1h: upstreams' names are looked up again this often
+    limits limit;                         // [limits]
+    tls_settings tls;                     // [tls]
+    client_deadlines client;              // [client]
+    key_settings keys;                    // [keys]
+    usage_settings usage;                 // [usage]
+    log_settings log;                     // [log]
+    std::vector<api> apis;                // [[api]]
 };
 
 inline constexpr std::uint64_t memory_per_worker_min = 4ULL << 20;  // of limits.memory

@@ -352,6 +352,10 @@ void server::hurry() {
     for (auto& w : impl_->workers) w->post([w = w.get()] { w->drain(); });
 }
 
+void server::end_now() {
+    for (auto& w : impl_->workers) w->post([w = w.get()] { w->close_all(); });
+}
+
 void server::drain(std::chrono::milliseconds deadline) {
     if (impl_->drained.exchange(true)) return;
     impl_->end_resolver();
@@ -365,8 +369,7 @@ void server::drain(std::chrono::milliseconds deadline) {
     if (!impl_->handed_over) hurry();
     std::thread hard_stop([&] {
         std::unique_lock lock(p.guard);
-        if (p.ended.wait_for(lock, deadline, [&] { return p.all; })) return;
-        for (auto& w : impl_->workers) w->post([w = w.get()] { w->close_all(); });
+        if (!p.ended.wait_for(lock, deadline, [&] { return p.all; })) end_now();
     });
     for (auto& w : impl_->workers) w->join();
     {

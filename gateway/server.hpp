@@ -6,7 +6,7 @@
 // Then hand_over() and drain() end the server that they came from.
 //
 // Threads: construct, bind, start, drain from one thread; hand_over() from another one before drain(); publish(), counters(),
-// hurry() from any thread but a worker's.
+// hurry() and end_now() from any thread but a worker's.
 
 #include <chrono>
 #include <cstdint>
@@ -81,7 +81,8 @@ class server {
     // at those in `unused` (places in listeners()) are taken in first, for nobody else would. A connection without a request may
     // send one for `patience` yet, and is closed behind its answer or then. drain() follows.
     void hand_over(std::vector<std::size_t> const& unused, std::chrono::milliseconds patience);
-    void hurry();  // ends that patience
+    void hurry();    // ends that patience
+    void end_now();  // cuts what runs off; drain() then returns
 
     // Stops accepting, closes idle connections (not behind hand_over()), lets running exchanges finish until `deadline` (then
     // closes them), ends the threads. Every request is on record when it returns. Key changes are published to the end.

@@ -46,7 +46,8 @@ TEST_CASE("a process that hands over does not go down before it has let go") {
         let_go = true;
     };
     h.refresh = h.flush = [] { return latchkey::result<void>{}; };
-    cli::handover next({"/bin/sh", {"sh", "-c", successor}}, 20s, h);
+    h.fallen = [](auto) { return false; };
+    cli::handover next({"/bin/sh", {"sh", "-c", successor}}, {20s, 20s}, h);
     auto said = std::async(std::launch::async, [&] { return next.reload(); });
     REQUIRE(readable(next.wake()));
     CHECK_FALSE(next.turn());

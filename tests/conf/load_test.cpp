@@ -56,6 +56,7 @@ TEST_CASE("the shipped latchkey.toml loads without findings and says the default
     CHECK(v.trusted_proxies.empty());
     CHECK(v.drain == d.drain);
     CHECK(v.takeover == d.takeover);
+    CHECK(v.takeover_pause == d.takeover_pause);
     CHECK(v.resolve == d.resolve);
     CHECK(v.limit.head_bytes == d.limit.head_bytes);
     CHECK(v.limit.target_bytes == d.limit.target_bytes);
@@ -73,6 +74,7 @@ TEST_CASE("the shipped latchkey.toml loads without findings and says the default
     CHECK(v.client.tls_handshake == d.client.tls_handshake);
     CHECK(v.client.head == d.client.head);
     CHECK(v.client.idle == d.client.idle);
+    CHECK(v.client.takeover_idle == d.client.takeover_idle);
     CHECK(v.client.body_stall == d.client.body_stall);
     CHECK(v.client.write_stall == d.client.write_stall);
     CHECK(v.client.request == d.client.request);
@@ -267,6 +269,8 @@ TEST_CASE("each range is enforced at both ends") {
         {"[limits]\nresponse_head_bytes =", "1023", "\"1KiB\"", "\"64KiB\"", "\"65KiB\""},
         {"[limits]\nconnections_per_address =", "-1", "0", "4294967295", "4294967296"},
         {"takeover =", "\"999ms\"", "\"1s\"", "\"10m\"", "\"11m\""},
+        {"takeover_pause =", "\"999ms\"", "\"1s\"", "\"10m\"", "\"11m\""},
+        {"[client]\ntakeover_idle =", "\"-1s\"", "0", "\"1h\"", "\"61m\""},
         {"resolve =", "\"999ms\"", "\"1s\"", "\"1h\"", "\"61m\""},
         {"workers = 1\n[limits]\nmemory =", "\"4095KiB\"", "\"4MiB\"", "\"1024GiB\"", "\"1025GiB\""},
         {"[client]\nhead =", "\"99ms\"", "\"100ms\"", "\"1h\"", "\"61m\""},

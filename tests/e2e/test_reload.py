@@ -621,9 +621,12 @@ def test_P4_killed_right_after_a_reload_the_next_start_counts_everything_once(li
         with live.client() as d:
             sent.append(unique("r"))
             served(d.get("/x", key, [("X-Request-Id", sent[-1])]))
-        live.process.kill()
-        wait_until(lambda: not running(live.pid), 5, "its end")
-        live.start()  # although the one before still drains
+        dead = live.process
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            start = pool.submit(live.start)  # waits for the lock: it must come before the old one's patience ends
+            wait_until(lambda: live.process is not dead and len(os.listdir(f"/proc/{live.pid}/task")) > 2, 10, "its start")
+            dead.kill()
+            start.result()  # although the one before still drains
         assert old.poll() is None
         with live.client() as d:
             sent.append(unique("r"))
