@@ -313,6 +313,7 @@ class gateway_process {
             need(server_->publish(need(keys_->catch_up())));  // there is no other writer of ours from here on
         }
         watch.end();
+        admin_->listen();
         recorder_->start();
         server_->start();
         keys_->start([this](auto const& updates) { return publish(updates); });
@@ -376,8 +377,7 @@ class gateway_process {
         o.health = settings_.admin_listen;
         o.admin_before = from.admin;
         o.health_before = from.health;
-        bool const same = from.health_at.host == o.health.host && from.health_at.port == o.health.port;
-        if (from.health >= 0 && !same) ::close(std::exchange(o.health_before, -1));
+        o.health_before_at = from.health_at;
         o.reload = [this] { return handover_.reload(); };
         if (before_ != nullptr) o.flush_elsewhere = [this] { return before_->flush(); };
         started_ms_ = wall_ms();

@@ -1,6 +1,7 @@
 #include "portal/admin_server.hpp"
 
 #include <fmt/format.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -86,6 +87,13 @@ std::optional<reply> parse_reply(error_code ec) {
     return problem(400, "bad_request", "not an HTTP request");
 }
 
+std::uint16_t port_of(int descriptor) {
+    tcp::endpoint at;
+    auto size = static_cast<socklen_t>(at.capacity());
+    if (::getsockname(descriptor, at.data(), &size) != 0) return 0;
+    return at.port();
+}
+
 }  // namespace
 
 struct admin_server::impl {
@@ -127,7 +135,9 @@ struct admin_server::impl {
     asio::awaitable<void> session(connection<tcp>& c);
     asio::awaitable<std::optional<reply>> read_body(connection<unix_protocol>& c,
                                                     http::request_parser<http::string_body>& parser);
+    [[noreturn]] void cannot_listen(error_code) const;
     void bind_health();
+    void listen_health();
 
     admin_options const opts;
     admin_api api;
@@ -150,6 +160,7 @@ struct admin_server::impl {
     asio::steady_timer stop_timer{context};
     std::uint16_t health_port = 0;
     bool bound = false;
+    bool listens = true;
     asio::thread_pool calls;
     asio::thread_pool reload_calls{2};  // one may last; another is told so
     asio::thread_pool health_calls{1};  // of its own, so that waiting admin calls never delay a probe
@@ -186,28 +197,47 @@ void admin_server::impl::run() {
     }
 }
 
+void admin_server::impl::cannot_listen(error_code ec) const {
+    throw std::runtime_error(
+        fmt::format("cannot listen on {}:{} for health: {}; stop the other program or set admin_listen (--admin-listen)",
+                    opts.health.host, opts.health.port, ec.message()));
+}
+
 void admin_server::impl::bind_health() {
     bound = true;
     error_code ec;
     auto const address = asio::ip::make_address(opts.health.host, ec);
-    auto const fail = [&] {
-        throw std::runtime_error(
-            fmt::format("cannot listen on {}:{} for health: {}; stop the other program or set admin_listen (--admin-listen)",
-                        opts.health.host, opts.health.port, ec.message()));
-    };
+    auto const fail = [&] { cannot_listen(ec); };
     if (ec) fail();
     tcp::endpoint const at(address, opts.health.port);
-    if (opts.health_before >= 0) {
+    bool const before = opts.health_before >= 0;
+    bool const same_port =
+        before && (opts.health.port == opts.health_before_at.port || opts.health.port == port_of(opts.health_before));
+    if (same_port && opts.health.host == opts.health_before_at.host) {
         health.acceptor.assign(at.protocol(), opts.health_before);
         health_port = health.acceptor.local_endpoint().port();
         return;
     }
     health.acceptor.open(at.protocol(), ec);
     if (!ec) health.acceptor.set_option(tcp::acceptor::reuse_address(true), ec);
+    // "127.0.0.1:8081" and "0.0.0.0:8081" overlap: beside a socket that listens the other can be bound only where both say that
+    // they share the port. Another gateway does not say so here, and is refused as ever.
+    if (int const on = 1; !ec && same_port) {
+        ::setsockopt(opts.health_before, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+        ::setsockopt(health.acceptor.native_handle(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+    }
     if (!ec) health.acceptor.bind(at, ec);
-    if (!ec) health.acceptor.listen(asio::socket_base::max_listen_connections, ec);
+    if (before) ::close(opts.health_before);
     if (ec) fail();
     health_port = health.acceptor.local_endpoint().port();
+    listens = false;
+}
+
+void admin_server::impl::listen_health() {
+    if (std::exchange(listens, true)) return;
+    error_code ec;
+    health.acceptor.listen(asio::socket_base::max_listen_connections, ec);
+    if (ec) cannot_listen(ec);
 }
 
 template <class Listener>
@@ -416,6 +446,8 @@ admin_server::~admin_server() { stop(); }
 
 void admin_server::bind() { impl_->bind_health(); }
 
+void admin_server::listen() { impl_->listen_health(); }
+
 void admin_server::start() {
     auto& i = *impl_;
     if (!i.bound) i.bind_health();
@@ -424,6 +456,7 @@ void admin_server::start() {
     else
         i.socket_file.emplace(i.opts.socket_path);
     i.admin.acceptor.assign(unix_protocol(), i.socket_file->release());
+    i.listen_health();
     i.guard.emplace(i.context.get_executor());
     i.accept(i.admin);
     i.accept(i.health);

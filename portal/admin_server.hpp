@@ -43,9 +43,10 @@ struct admin_options {
     std::chrono::milliseconds stall_timeout{30'000};  // no byte of a body, or a reply that is not taken; then closed
     unsigned calls_max = 4;                           // admin calls at one time; more wait
     inherited_socket admin_before;                    // of the process before; descriptor -1: none
-    int health_before = -1;
-    reload_call reload;          // POST /v1/reload; may block for long
-    flush_call flush_elsewhere;  // of a process that still drains; with POST /v1/usage/flush
+    int health_before = -1;                           // likewise
+    conf::endpoint health_before_at;                  // as its settings said
+    reload_call reload;                               // POST /v1/reload; may block for long
+    flush_call flush_elsewhere;                       // of a process that still drains; with POST /v1/usage/flush
 };
 
 class admin_server {
@@ -53,12 +54,13 @@ class admin_server {
     admin_server(admin_options, keystore::key_directory&, usage::recorder&, gateway_view);
     ~admin_server();  // stop()
 
-    // Binds the health address or takes it over. Throws as start().
+    // Binds the health address or takes it over; nobody can wait at a new one before listen(). Throw as start().
     void bind();
+    void listen();
 
-    // bind() where it was not called, binds the admin socket and starts the threads. The caller holds the data directory's lock,
-    // so a socket file that nobody answers on was left by a killed process and is replaced. Throws std::runtime_error with the
-    // remedy: somebody answers on the socket, the path is not a socket, the health address is taken.
+    // bind() and listen() where they were not called, binds the admin socket and starts the threads. The caller holds the data
+    // directory's lock, so a socket file that nobody answers on was left by a killed process and is replaced. Throws
+    // std::runtime_error with the remedy: somebody answers on the socket, the path is not a socket, the health address is taken.
     void start();
 
     // --- for a restart in place

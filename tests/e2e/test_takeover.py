@@ -387,3 +387,33 @@ def test_P4_takeover_idle_is_what_idle_connections_get(live):
         old = live.reload()
         assert silent.end(4) == "fin"
     assert live.end_of(old) == 0
+
+
+# --- addresses
+
+def test_P4_the_health_address_may_change_its_host_and_keep_its_port(live):
+    port = live.admin_address[1]
+    live.settings["admin_listen"] = f"127.0.0.1:{port}"
+    live.configure()
+    live.reload()  # from port 0, which chose it: the same host, and the port is ours
+    for host, ask in (("0.0.0.0", "127.0.0.2"), ("127.0.0.1", "127.0.0.1"), ("[::]", "127.0.0.2"), ("127.0.0.3", "127.0.0.3")):
+        live.settings["admin_listen"] = f"{host}:{port}"
+        live.configure()
+        live.reload()
+        live.admin_address = (ask, port)
+        assert live.admin("/readyz").status == 200
+        with pytest.raises(OSError, match="in use"):  # nobody else comes to share it by mistake
+            socket.create_server((ask, port))
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # the change is made, and the reload fails behind it
+        kept = live.settings
+        live.settings = {**kept, "admin_listen": f"0.0.0.0:{port}", "usage": {**kept["usage"], "ring_dir": "/proc/nowhere"}}
+        live.configure()
+        refused(live, "/proc/nowhere")
+        live.settings = {**kept, "admin_listen": f"0.0.0.0:{port}", "listen": ["127.0.0.1:0", f"127.0.0.1:{taken.getsockname()[1]}"]}
+        live.configure()
+        refused(live, "cannot listen on")
+        live.settings = kept
+        live.configure()
+    assert live.admin("/readyz").status == 200
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server(("127.0.0.3", port))
