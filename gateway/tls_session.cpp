@@ -292,6 +292,9 @@ io_result tls_session::write(std::span<iovec const> pieces) noexcept {
         }
         std::size_t n = 0;
         if (SSL_write_ex(ssl_, data, size, &n) != 1) {
+            // To read (WANT_READ) it wants only in the middle of a key update that has come in two records. Those five bytes
+            // nobody cuts in earnest, and a wait for the rest that is no wait for the socket would be a loop at the client's
+            // mercy: it ends.
             write_pending_ = SSL_get_error(ssl_, 0) == SSL_ERROR_WANT_WRITE;
             if (write_pending_)
                 out.ec = asio::error::would_block;

@@ -131,6 +131,11 @@ struct fixture {
         }
         return out;
     }
+    // Of that, what the client reads: plain text.
+    std::string taken(std::size_t most = SIZE_MAX) {
+        peer.hear(from_server(most));
+        return peer.take();
+    }
     // A handshake, and the ticket behind it. `step`: bytes that arrive at one time.
     void connect(std::size_t step = SIZE_MAX) {
         shake(s, *rules, got);
@@ -307,8 +312,7 @@ TEST_CASE("a break is told by an alert, whatever has come of the client's next r
             CHECK_FALSE(f.s.close_notify());
             CHECK(f.s.write_now("x", 1).ec);
             CHECK(f.s.tls()->sent() == sent);
-            f.peer.hear(f.from_server());
-            CHECK(f.peer.take() == "half");
+            CHECK(f.taken() == "half");
             CHECK(SSL_get_error(f.peer.ssl, -1) == SSL_ERROR_SSL);
         }
     }
@@ -376,8 +380,7 @@ TEST_CASE("1 MiB goes out whole through a small socket buffer, in pieces of ever
     send_all(f.s, parts, f.got);
     std::string arrived;
     for (int rounds = 0; rounds < 10'000 && arrived.size() < text.size(); ++rounds) {
-        f.peer.hear(f.from_server(777));
-        arrived += f.peer.take();
+        arrived += f.taken(777);
         f.l.turn();
     }
     CHECK(arrived == text);
@@ -419,8 +422,7 @@ TEST_CASE("a write that left in part goes on from memory that has moved") {
         auto moved = std::make_unique<std::string>(text);
         std::fill(copy->begin(), copy->end(), '!');
         copy = std::move(moved);
-        f.peer.hear(f.from_server(5000));
-        arrived += f.peer.take();
+        arrived += f.taken(5000);
         return arrived.size() == text.size();
     }));
     CHECK(blocked);
@@ -448,8 +450,7 @@ TEST_CASE("a key update of the client is answered with the next write") {
     f.to_server(f.exchange("new keys"));
     CHECK(f.got.text == "new keys");
     CHECK(f.s.write_now("answer", 6).n == 6);
-    f.peer.hear(f.from_server());
-    CHECK(f.peer.take() == "answer");
+    CHECK(f.taken() == "answer");
     f.to_server(f.exchange("again"));
     CHECK(f.next().text == "again");
 }
@@ -471,12 +472,10 @@ TEST_CASE("a key update while the client reads nothing costs neither side a byte
     for (int round = 0; round < 20; ++round) {
         REQUIRE(SSL_key_update(f.peer.ssl, SSL_KEY_UPDATE_REQUESTED) == 1);
         f.to_server(f.exchange(text));
-        f.peer.hear(f.from_server(3000));
-        arrived += f.peer.take();
+        arrived += f.taken(3000);
         REQUIRE(f.l.until([&] {
             if (!f.got.done) {
-                f.peer.hear(f.from_server(3000));
-                arrived += f.peer.take();
+                arrived += f.taken(3000);
                 return false;
             }
             return true;
@@ -488,8 +487,7 @@ TEST_CASE("a key update while the client reads nothing costs neither side a byte
         read_next(f.s, f.pool, f.into, f.got);
     }
     REQUIRE(f.l.until([&] {
-        f.peer.hear(f.from_server());
-        arrived += f.peer.take();
+        arrived += f.taken();
         return sent.done && arrived.size() == down.size();
     }));
     CHECK(arrived == down);
@@ -515,6 +513,83 @@ TEST_CASE("key updates without end end the connection") {
         CHECK(f.got.text == (ends ? "" : "text"));
         CHECK((f.got.ec == boost::system::errc::protocol_error) == ends);
     }
+}
+
+TEST_CASE("a key update that comes while the socket takes nothing is read, and answered with the next write") {
+    fixture f;
+    int const small = 4096;
+    ::setsockopt(f.p.ours, SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
+    f.connect();
+    f.from_server();
+    // So many records fill the socket: counted on a second one, for the last must leave whole.
+    pair like_it;
+    ::setsockopt(like_it.ours, SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
+    auto const text = noise(100);
+    auto const record = text + std::string(22, '-');
+    std::size_t count = 0;
+    while (::send(like_it.ours, record.data(), record.size(), MSG_NOSIGNAL | MSG_DONTWAIT) > 0) ++count;
+    ::close(like_it.ours);
+    std::string said;
+    for (std::size_t i = 0; i < count; ++i, said += text) REQUIRE(f.s.write_now(text.data(), text.size()).n == text.size());
+    REQUIRE(::send(f.p.ours, "x", 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0);
+
+    REQUIRE(SSL_key_update(f.peer.ssl, SSL_KEY_UPDATE_REQUESTED) == 1);
+    read_next(f.s, f.pool, f.into, f.got);
+    f.to_server(f.exchange("next"));
+    REQUIRE(f.got.done);
+    CHECK(f.got.text == "next");
+    std::vector<std::string> const answer{"answer"};
+    seen sent;
+    send_all(f.s, answer, sent);
+    CHECK_FALSE(sent.done);
+    f.got = {};
+    f.into.reset();
+    read_next(f.s, f.pool, f.into, f.got);
+    f.to_server(f.exchange("more"));
+    std::string arrived;
+    REQUIRE(f.l.until([&] {
+        arrived += f.taken();
+        return sent.done && f.got.done;
+    }));
+    CHECK(arrived + f.taken() == said + "answer");
+    CHECK(f.got.text == "more");
+}
+
+TEST_CASE("a read that waits for our own write behind a key update is held to the write's deadline") {
+    fixture f;
+    int const small = 4096;
+    ::setsockopt(f.p.ours, SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
+    f.connect();
+    std::vector<std::string> const down{noise(100'000)};
+    seen sent;
+    send_all(f.s, down, sent);
+    REQUIRE_FALSE(sent.done);
+    REQUIRE(SSL_key_update(f.peer.ssl, SSL_KEY_UPDATE_REQUESTED) == 1);
+    read_next(f.s, f.pool, f.into, f.got);
+    f.to_server(f.exchange("one"));
+    CHECK(f.got.text == "one");
+    f.got = {};
+    f.into.reset();
+    read_next(f.s, f.pool, f.into, f.got);
+    f.s.read_until(5);
+    f.s.write_until(10);
+    f.to_server(f.exchange("two"));
+    REQUIRE_FALSE(f.got.done);  // the client has said it in time, and it is for the write that it waits
+    CHECK_FALSE(f.s.expire(6));
+    std::string arrived;
+    REQUIRE(f.l.until([&] {
+        arrived += f.taken();
+        return sent.done && f.got.done;
+    }));
+    CHECK_FALSE(f.got.ec);
+    CHECK(f.got.text == "two");
+    CHECK(arrived + f.taken() == down.front());
+    f.got = {};
+    f.into.reset();
+    read_next(f.s, f.pool, f.into, f.got);
+    CHECK(f.s.expire(6));  // now it is the client's turn
+    REQUIRE(f.l.until([&] { return f.got.done; }));
+    CHECK(f.got.ec == asio::error::timed_out);
 }
 
 TEST_CASE("asking for renegotiation again and again ends the connection") {
