@@ -185,7 +185,8 @@ invocation_of_serve invocation_of_serve::now(std::vector<std::string> arguments)
         }
     }
     for (auto const& place : places) {
-        if (!fs::equivalent(place, self, ec)) continue;
+        // Without /proc the name has to do.
+        if (out.program.empty() ? ::access(place.c_str(), X_OK) != 0 : !fs::equivalent(place, self, ec)) continue;
         out.program = place.string();
         break;
     }
@@ -579,16 +580,18 @@ void handover::run() {
     if (!done) {
         bool const late = done.error().code == errc::unavailable;
         bool stopping = false;
+        bool may_have_served = false;
         {
             std::lock_guard const lock(guard_);
             child_ = -1;
+            may_have_served = may_serve_;
             stopping = stops_ || stage_ == stage::cancelled;
         }
         if (s.line) s.line->shut();
         auto const how = s.pid > 0 ? end(s.pid, steady::now() + (late ? 0s : end_patience)) : std::string{};
         auto why = done.error().message;
         if (why.empty()) why = fmt::format("the new process {} before it served; what it said stands where this log does", how);
-        hooks_.resume();
+        hooks_.resume(may_have_served);
         notify("READY=1");
         if (stopping)
             log::info("reload", "given up, for the gateway is stopping");

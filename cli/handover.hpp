@@ -80,7 +80,8 @@ struct estate {
 
 // How the program was called, for starting it again.
 struct invocation_of_serve {
-    std::string program;  // the file: found as the shell found it, so that a link that was turned to a new version is followed
+    // The file: found as the shell found it, so that a link that was turned to a new version is followed. Empty: not found.
+    std::string program;
     std::vector<std::string> arguments;
     static invocation_of_serve now(std::vector<std::string> arguments);
 };
@@ -134,7 +135,7 @@ class handover {
     struct hooks {
         std::function<estate()> give;
         std::function<result<void>(std::chrono::milliseconds)> quiet;  // admin calls end
-        std::function<void()> resume;                                  // it failed: all as before
+        std::function<void(bool may_have_served)> resume;              // it failed: all as before
         std::function<void(std::vector<std::size_t> const& unused)> let_go;
         std::function<result<void>()> refresh, flush;
         // The successor, which was this process, is dead. True: nobody serves, and the drain was cut short.

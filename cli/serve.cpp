@@ -277,10 +277,13 @@ class gateway_process {
         : settings_(std::move(settings)),
           paths_(settings_.data_dir),
           before_(before),
-          handover_(invocation_of_serve::now(f.arguments), {settings_.takeover, settings_.takeover_pause}, handover_hooks()) {
+          how_(invocation_of_serve::now(f.arguments)),
+          handover_(how_, {settings_.takeover, settings_.takeover_pause}, handover_hooks()) {
         if (::getpid() == 1)
             handover_.forbid(
                 "process 1 of a container cannot be replaced, for the container ends with it: restart the container");
+        if (how_.program.empty())
+            handover_.forbid("the program's own file is not found, and /proc is not mounted to tell it: restart the gateway");
         if (f.demo) handover_.forbid("a gateway with --demo cannot be reloaded, for the demo API lives in it: start it again");
         estate from;
         if (before_ != nullptr) {
@@ -408,11 +411,13 @@ class gateway_process {
         };
         h.quiet = [this](std::chrono::milliseconds patience) -> result<void> {
             if (admin_->pause(patience)) return {};
-            return error{errc::io, "a command on the keys or the account still runs; reload again when it has ended"};
+            return error{errc::io,
+                         "a command on the keys or the account still runs; reload again when it has ended, or let takeover_pause "
+                         "be longer"};
         };
-        h.resume = [this] {
-            recorder_->look_for_others();  // of the one that failed
-            say_who_serves();
+        h.resume = [this](bool may_have_served) {
+            recorder_->look_for_others();           // of the one that failed
+            if (may_have_served) say_who_serves();  // it may have named itself
             admin_->resume();
         };
         h.let_go = [this](std::vector<std::size_t> const& unused) {
@@ -485,6 +490,7 @@ class gateway_process {
     conf::settings settings_;
     data_paths paths_;
     predecessor* before_;
+    invocation_of_serve const how_;
     handover handover_;
     std::optional<data_lock> lock_;
     std::optional<ready_file> ready_file_;

@@ -39,7 +39,7 @@ TEST_CASE("a process that hands over does not go down before it has let go") {
     cli::handover::hooks h;
     h.give = [&] { return cli::estate{any, {"127.0.0.1", 1}, any, {any, {}}, {}}; };
     h.quiet = [](auto) { return latchkey::result<void>{}; };
-    h.resume = [] {};
+    h.resume = [](bool) {};
     h.let_go = [&](auto const&) {
         begun.set_value();
         go_on.get_future().wait();
