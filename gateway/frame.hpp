@@ -65,13 +65,8 @@ class nominations {
 // Fields by which other gateways tell an upstream who calls (X-Consumer-Groups, X-Consumer-Custom-Id, X-Anonymous-Consumer ...):
 // an API that came from one of them may believe them still, so a client cannot send them, however it spells the hyphens.
 inline bool tells_who_calls(std::string_view name) noexcept {
-    auto const begins = [name](std::string_view with) {
-        if (name.size() < with.size()) return false;
-        for (std::size_t i = 0; i < with.size(); ++i)
-            if (name[i] == '_' ? with[i] != '-' : lower(name[i]) != with[i]) return false;
-        return true;
-    };
-    return lower(name.front()) == 'x' && (begins("x-consumer-") || begins("x-credential-") || begins("x-anonymous-consumer"));
+    return lower(name.front()) == 'x' &&
+           (begins_folded(name, "x-consumer-") || begins_folded(name, "x-credential-") || begins_folded(name, "x-anonymous-consumer"));
 }
 
 // Whether a field may stand in a trailer section: none that frames, routes, authenticates, identifies or steers (RFC 9110

@@ -52,10 +52,9 @@ constexpr std::array<std::string_view, static_cast<std::size_t>(field_id::count_
 constexpr std::size_t longest_name = 23;
 constexpr auto method_bytes_max = static_cast<std::ptrdiff_t>(usage::method_bytes_max);  // the longest registered one has 17
 
-// Lower case, and '_' as '-'.
 constexpr auto folded = [] {
     std::array<char, 256> to{};
-    for (std::size_t c = 0; c < 256; ++c) to[c] = c == '_' ? '-' : lower(static_cast<char>(c));
+    for (std::size_t c = 0; c < 256; ++c) to[c] = fold_name(static_cast<char>(c));
     return to;
 }();
 
@@ -268,7 +267,7 @@ field_id identify(std::string_view name, bool& alias) noexcept {
     if (name.size() > longest_name || name.size() < 2) return field_id::other;
     field_id const id = index[slot_of(name)];
     if (id == field_id::other || !matches(name, names[static_cast<std::size_t>(id)])) return field_id::other;
-    alias = name.find('_') != std::string_view::npos;
+    alias = !equals_lower(name, names[static_cast<std::size_t>(id)]);
     return id;
 }
 

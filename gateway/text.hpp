@@ -60,6 +60,21 @@ class writer {
 
 constexpr char lower(char c) noexcept { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
 
+// A character of a field name as an upstream knows it that makes a variable of the name (CGI, WSGI): without case, and '-' for
+// whatever is no letter or digit. All of them cannot tell '_' from '-'; lighttpd cannot tell '.', '!' or '~' from it either.
+constexpr char fold_name(char c) noexcept {
+    char const l = lower(c);
+    return (l >= 'a' && l <= 'z') || (l >= '0' && l <= '9') ? l : '-';
+}
+
+// `with` must be folded already.
+constexpr bool begins_folded(std::string_view name, std::string_view with) noexcept {
+    if (name.size() < with.size()) return false;
+    for (std::size_t i = 0; i < with.size(); ++i)
+        if (fold_name(name[i]) != with[i]) return false;
+    return true;
+}
+
 // `b` must be lower-case already.
 constexpr bool equals_lower(std::string_view a, std::string_view b) noexcept {
     if (a.size() != b.size()) return false;

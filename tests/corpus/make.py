@@ -429,6 +429,9 @@ for spelled in ["X-Consumer-Id", "x-consumer-id", "X-Consumer-Username", "X-Cred
 for spelled in ["x_consumer_id", "X_Consumer_Username", "X-Consumer_Id", "X_Credential-Identifier", "X_Forwarded_For", "X_Request_Id", "Content_Length", "Ho_st"]:
     add("identity", "alias-" + spelled, get("/c", spelled + ": evil"), "CGI-like servers read '_' as '-'", "either",
         upstream_absent_fields=[] if spelled == "Ho_st" else [spelled], status=[400])
+for spelled in ["X.Consumer.Id", "X!Consumer-Id", "x-consumer~username", "X`Credential`Identifier", "X.API.KEY", "Transfer.Encoding", "X.Forwarded.For"]:
+    add("identity", "alias-" + spelled, get("/c", spelled + ": evil"), "lighttpd makes a variable of a name with '_' for all that is no letter or digit",
+        status=[400], close=None)
 for named in ["X-Consumer-Id", "X-Consumer-Username, X-Credential-Identifier", "close, X-Consumer-Id", "X-Forwarded-For", "X-Request-Id"]:
     add("identity", "connection-names-" + named.replace(", ", "+"), get("/c", "Connection: " + named),
         "RFC 9110 7.6.1: nomination cannot remove what the gateway adds", "either", upstream_present_fields=["X-Consumer-Id", "X-Credential-Identifier", "X-Request-Id"])

@@ -126,7 +126,8 @@ TEST_CASE("identity is ours alone, and no Connection field takes it away") {
 TEST_CASE("no client speaks for another gateway either") {
     rewriting r;
     for (char const* const name : {"X-Consumer-Groups", "x-consumer-custom-id", "X_Consumer_Groups", "X-Consumer_Custom-Id",
-                                   "X-Credential-Username", "X-Anonymous-Consumer", "x_anonymous_consumer"}) {
+                                   "X-Credential-Username", "X-Anonymous-Consumer", "x_anonymous_consumer",
+                                   "X.Consumer.Groups", "x!consumer~custom_id", "X-Anonymous.Consumer"}) {
         CAPTURE(name);
         CHECK(named(r.of(get(std::string(name) + ": admin\r\n")), name) == 0);
     }
