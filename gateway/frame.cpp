@@ -200,7 +200,7 @@ bool nominations::find(std::string_view name) const noexcept {
 
 bool allowed_in_trailer(std::string_view name) noexcept {
     bool alias = false;
-    if (identify(name, alias) != field_id::other || tells_who_calls(name)) return false;
+    if (identify(name, alias) != field_id::other || tells_who_calls(name) || tells_of_client(name)) return false;
     static constexpr std::array<std::string_view, 22> others{"cache-control",
                                                              "content-encoding",
                                                              "content-range",

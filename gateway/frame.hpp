@@ -65,8 +65,20 @@ class nominations {
 // Fields by which other gateways tell an upstream who calls (X-Consumer-Groups, X-Consumer-Custom-Id, X-Anonymous-Consumer ...):
 // an API that came from one of them may believe them still, so a client cannot send them, however it spells the hyphens.
 inline bool tells_who_calls(std::string_view name) noexcept {
-    return lower(name.front()) == 'x' &&
-           (begins_folded(name, "x-consumer-") || begins_folded(name, "x-credential-") || begins_folded(name, "x-anonymous-consumer"));
+    return lower(name.front()) == 'x' && (begins_folded(name, "x-consumer-") || begins_folded(name, "x-credential-") ||
+                                          begins_folded(name, "x-anonymous-consumer"));
+}
+
+// Fields beside ours in which proxies tell upstreams of the client, its address or what it asked for (X-Forwarded-Prefix,
+// X-Real-IP, X-Original-URL ...). Frameworks believe them without being told to; a client that is no trusted proxy cannot send
+// them.
+inline bool tells_of_client(std::string_view name) noexcept {
+    char const first = lower(name.front());
+    if (first == 'x')
+        return begins_folded(name, "x-forwarded-") || begins_folded(name, "x-original-") || is_folded(name, "x-real-ip") ||
+               is_folded(name, "x-rewrite-url") || is_folded(name, "x-client-ip") || is_folded(name, "x-cluster-client-ip");
+    if (lower(name.back()) != 'p' || name.size() < 14) return false;
+    return is_folded(name, "true-client-ip") || is_folded(name, "cf-connecting-ip") || is_folded(name, "fastly-client-ip");
 }
 
 // Whether a field may stand in a trailer section: none that frames, routes, authenticates, identifies or steers (RFC 9110

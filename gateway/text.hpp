@@ -75,6 +75,10 @@ constexpr bool begins_folded(std::string_view name, std::string_view with) noexc
     return true;
 }
 
+constexpr bool is_folded(std::string_view name, std::string_view other) noexcept {
+    return name.size() == other.size() && begins_folded(name, other);
+}
+
 // `b` must be lower-case already.
 constexpr bool equals_lower(std::string_view a, std::string_view b) noexcept {
     if (a.size() != b.size()) return false;

@@ -533,6 +533,13 @@ def test_forwarding_fields_of_an_untrusted_client_are_replaced(gateway, client, 
     assert "for=127.0.0.1" in forwarded and "evil" not in forwarded and "1.2.3.4" not in forwarded and "proto=http" in forwarded
 
 
+@pytest.mark.parametrize("name", ["X-Forwarded-Prefix", "X-Forwarded-User", "X-Real-IP", "x_real_ip", "X-Original-URL", "X-Rewrite-URL",
+                                  "True-Client-IP", "CF-Connecting-IP"])
+def test_an_untrusted_client_cannot_speak_for_a_proxy(client, key, name):
+    """Spring takes X-Forwarded-Prefix, gin X-Real-IP, Symfony X-Original-URL, chi True-Client-IP from whoever sends it."""
+    assert name.lower() not in told_fields(ask(client, key, fields=[(name, "evil")]))
+
+
 def test_the_host_of_the_client_is_kept(client, key):
     assert told_fields(ask(client, key, host="api.example:8443")).get("host") == "api.example:8443"
 

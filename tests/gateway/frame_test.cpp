@@ -119,10 +119,9 @@ TEST_CASE("Host comes once in HTTP/1.1, and may be missing in HTTP/1.0 only") {
 }
 
 TEST_CASE("spellings of our names that make the same variable are refused") {
-    for (char const* const name :
-         {"X_API_KEY", "X-Api_Key", "X_Consumer_Id", "X-Consumer_Username", "X_Credential_Identifier", "X_Request_Id",
-          "Content_Length", "X_Forwarded_For", "X_Forwarded_Host", "X.Consumer.Id", "X-Consumer!Id", "X~API~KEY",
-          "Transfer.Encoding", "X.Forwarded-For"}) {
+    for (char const* const name : {"X_API_KEY", "X-Api_Key", "X_Consumer_Id", "X-Consumer_Username", "X_Credential_Identifier",
+                                   "X_Request_Id", "Content_Length", "X_Forwarded_For", "X_Forwarded_Host", "X.Consumer.Id",
+                                   "X-Consumer!Id", "X~API~KEY", "Transfer.Encoding", "X.Forwarded-For"}) {
         CAPTURE(name);
         CHECK(judge(get(std::string(name) + ": x\r\n")) == refusal::forbidden_field);
     }

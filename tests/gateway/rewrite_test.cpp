@@ -125,13 +125,34 @@ TEST_CASE("identity is ours alone, and no Connection field takes it away") {
 
 TEST_CASE("no client speaks for another gateway either") {
     rewriting r;
-    for (char const* const name : {"X-Consumer-Groups", "x-consumer-custom-id", "X_Consumer_Groups", "X-Consumer_Custom-Id",
-                                   "X-Credential-Username", "X-Anonymous-Consumer", "x_anonymous_consumer",
-                                   "X.Consumer.Groups", "x!consumer~custom_id", "X-Anonymous.Consumer"}) {
+    for (char const* const name :
+         {"X-Consumer-Groups", "x-consumer-custom-id", "X_Consumer_Groups", "X-Consumer_Custom-Id", "X-Credential-Username",
+          "X-Anonymous-Consumer", "x_anonymous_consumer", "X.Consumer.Groups", "x!consumer~custom_id", "X-Anonymous.Consumer"}) {
         CAPTURE(name);
         CHECK(named(r.of(get(std::string(name) + ": admin\r\n")), name) == 0);
     }
     CHECK(has(r.of(get("X-Consumers: admin\r\n")), "X-Consumers: admin"));
+}
+
+TEST_CASE("what proxies tell of a client comes from trusted ones only") {
+    rewriting r;
+    for (char const* const name :
+         {"X-Forwarded-Prefix", "x-forwarded-user", "X-Forwarded-Ssl", "X_Forwarded_Server", "X-Forwarded-", "X-Real-IP",
+          "X.Real.IP", "X-Original-URL", "X-Original-Forwarded-For", "X-Rewrite-URL", "X-Client-IP", "X-Cluster-Client-Ip",
+          "True-Client-IP", "CF-Connecting-IP", "Fastly_Client-IP"}) {
+        CAPTURE(name);
+        r.c.trusted_peer = false;
+        CHECK(named(r.of(get(std::string(name) + ": 1\r\n")), name) == 0);
+        CHECK_FALSE(allowed_in_trailer(name));
+        r.c.trusted_peer = true;
+        CHECK(named(r.of(get(std::string(name) + ": 1\r\n")), name) == 1);
+    }
+    r.c.trusted_peer = false;
+    for (char const* const name :
+         {"X-Forwarded", "X-Origin", "X-Real-Ip2", "Skip", "X-Ship", "Accept-Language", "Some-Client-IP"}) {
+        CAPTURE(name);
+        CHECK(named(r.of(get(std::string(name) + ": 1\r\n")), name) == 1);
+    }
 }
 
 TEST_CASE("the credential is removed wherever it stood, unless the api asks for it") {
