@@ -8,13 +8,14 @@
 #include <charconv>
 #include <vector>
 
+#include "conf/settings.hpp"
+
 namespace latchkey::conf {
 namespace {
 
 constexpr std::size_t shown_bytes_max = 80;
 constexpr std::size_t host_bytes_max = 253;
 constexpr std::size_t label_bytes_max = 63;
-constexpr std::size_t prefix_bytes_max = 1024;
 constexpr std::size_t realm_bytes_max = 128;
 
 bool is_digit(char c) noexcept { return c >= '0' && c <= '9'; }
@@ -161,7 +162,7 @@ std::optional<problem> path_prefix_problem(std::string_view prefix) {
         return problem{fmt::format("path prefix {} {}", shown(prefix), rule), std::move(remedy)};
     };
     if (!prefix.starts_with('/')) return bad("does not start with '/'", fmt::format("write '/{}'", prefix.substr(0, 80)));
-    if (prefix.size() > prefix_bytes_max) return bad("is longer than 1024 bytes", "shorten it");
+    if (prefix.size() > path_prefix_bytes_max) return bad("is longer than 1024 bytes", "shorten it");
     if (prefix.find('%') != std::string_view::npos)
         return bad("has a '%'", "write the decoded character; prefixes are compared after decoding");
     if (prefix.find_first_of("?#") != std::string_view::npos) return bad("has a query or fragment", "write the path alone");

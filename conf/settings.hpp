@@ -4,6 +4,7 @@
 // here, without the unit where the value carries one ("30s", "16KiB").
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -89,6 +90,8 @@ struct limits {
 enum class encoded_slash : std::uint8_t { refuse, keep };
 enum class host_header : std::uint8_t { client, upstream };
 enum class preflight : std::uint8_t { refuse, forward };
+
+inline constexpr std::size_t path_prefix_bytes_max = 1024;
 
 // What is routed to: `[[api]]`.
 struct api {

@@ -40,6 +40,16 @@ usage::outcome outcome_of(refusal r) noexcept {
     }
 }
 
+// Whether a server that takes parameters off before it looks ("/admin;x" is its "/admin") sees a path of the same api. Else a
+// client would be let in by the rules of one api and served what is another's. Where a prefix itself names parameters, it
+// decides.
+bool same_without_parameters(router const& r, std::string_view host, std::string_view path, router::match found) noexcept {
+    if (path.substr(0, found.prefix).find(';') != std::string_view::npos) return true;
+    std::array<char, conf::path_prefix_bytes_max + 2> bare;
+    auto const seen = r.find(host, without_parameters(path, bare));
+    return seen && seen->api == found.api && seen->prefix == found.prefix;
+}
+
 // Pipelined requests that the gateway refuses need no wait at all. Without a turn for others in between, one client could hold
 // the worker for as long as it sends; and where the compiler makes no tail call of a resumption (GCC below -O2), each adds to the
 // stack.
@@ -298,6 +308,8 @@ refusal session::locate(exchange& x, head& h) {
 
     auto const found = w_.shared().router.find(name.view(), target.path);
     if (!found) return refusal::no_route;
+    if (target.parameters && !same_without_parameters(w_.shared().router, name.view(), target.path, *found))
+        return refusal::invalid_target;
     x.api_index = found->api;
     x.api = &w_.shared().settings.apis[found->api];
     if (x.api->strip_prefix && found->prefix != 0) {

@@ -85,15 +85,22 @@ bool dotted_parameters(std::string_view segment) noexcept {
     return cut.size() < segment.size() && (cut == "." || cut == ".." || cut.empty());
 }
 
-// A dot segment beside an escaped slash ("..%2Fx"): one more segment to a server that decodes before it resolves.
+// Where an escape ("%2f", in lower case) stands in a segment whose escapes are well-formed.
+std::size_t find_escape(std::string_view segment, std::string_view escape) noexcept {
+    std::size_t at = segment.find(escape.substr(0, 2));
+    while (at != std::string_view::npos && lower(segment[at + 2]) != escape[2]) at = segment.find(escape.substr(0, 2), at + 1);
+    return at;
+}
+
+// A dot segment beside an escaped slash ("..%2Fx") or an escaped semicolon ("..%3Bx"): one to a server that decodes before it
+// resolves.
 bool hidden_dots(std::string_view segment) noexcept {
     bool hidden = false;
     while (!hidden) {
-        std::size_t at = segment.find("%2");
-        while (at != std::string_view::npos && (at + 2 >= segment.size() || lower(segment[at + 2]) != 'f'))
-            at = segment.find("%2", at + 1);
+        std::size_t const at = find_escape(segment, "%2f");
         auto part = segment.substr(0, at);
         part = part.substr(0, part.find(';'));
+        part = part.substr(0, find_escape(part, "%3b"));
         hidden = part == "." || part == "..";
         if (at == std::string_view::npos) break;
         segment.remove_prefix(at + 3);
@@ -171,7 +178,9 @@ refusal normalise_target(char* data, std::size_t size, std::string_view method, 
         if (n != invalid) n = resolve(begin, n);
         if (n == invalid) return refusal::invalid_target;
         path = {begin, n};
+        out.parameters = path.find(';') != std::string_view::npos;
     } else if (path.find(';') != std::string_view::npos) {
+        out.parameters = true;
         for (auto rest = path; !rest.empty();) {
             rest.remove_prefix(1);
             auto const slash = rest.find('/');
@@ -181,6 +190,16 @@ refusal normalise_target(char* data, std::size_t size, std::string_view method, 
     }
     out.path = path;
     return refusal::none;
+}
+
+std::string_view without_parameters(std::string_view path, std::span<char> out) noexcept {
+    std::size_t n = 0;
+    bool parameter = false;
+    for (char const c : path) {
+        parameter = c == ';' || (parameter && c != '/');
+        if (!parameter && n < out.size()) out[n++] = c;
+    }
+    return {out.data(), n};
 }
 
 bool parse_host(std::string_view authority, host_name& out) noexcept {

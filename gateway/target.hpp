@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstddef>
+#include <span>
 #include <string_view>
 
 #include "gateway/refusal.hpp"
@@ -15,6 +16,7 @@ struct request_target {
     std::string_view query;      // with its '?', as sent; or empty
     std::string_view authority;  // of an absolute-form target; else empty
     bool encoded_slash = false;  // the path holds %2F, which an api may refuse
+    bool parameters = false;     // a segment has parameters ("/a;b=c")
 };
 
 // Rewrites the bytes at [data, data + size) into the normal path followed by the query, somewhere inside that range.
@@ -22,6 +24,10 @@ struct request_target {
 // Unreserved characters are decoded, repeated slashes merged, dot segments resolved; a path that climbs above its root, and
 // escapes that servers read in different ways (%00, %5C, overlong UTF-8, "..;"), are invalid_target.
 refusal normalise_target(char* data, std::size_t size, std::string_view method, request_target& out, bool tls = false) noexcept;
+
+// A path as servers see it that take parameters off its segments first (Tomcat, Jetty): "/a;b=c/d" is "/a/d". Written to `out`,
+// and cut where that is full.
+std::string_view without_parameters(std::string_view path, std::span<char> out) noexcept;
 
 // A host name for routing: lower-case, without port and trailing dot; in a buffer of its own.
 struct host_name {

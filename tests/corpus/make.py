@@ -474,7 +474,7 @@ for name, target in [
     ("overlong-slash", "/a%c0%afc"), ("overlong-dot", "/%c0%ae%c0%ae/c"), ("overlong-three", "/a%e0%80%afc"), ("bad-percent", "/a%zzc"),
     ("percent-end", "/a%"), ("percent-one-digit", "/a%2"), ("encoded-cr", "/a%0dc"), ("encoded-lf", "/a%0ac"), ("encoded-semicolon-dots", "/a/..%3b/c"),
 ]:
-    verdict = "either" if name in ("encoded-cr", "encoded-lf", "bad-percent", "percent-end", "percent-one-digit", "encoded-semicolon-dots") else "refuse"
+    verdict = "either" if name in ("encoded-cr", "encoded-lf", "bad-percent", "percent-end", "percent-one-digit") else "refuse"
     if name in ("bad-percent", "percent-end", "percent-one-digit"):
         verdict = "refuse"
     add("path", name, get(target), "RFC 3986 2.1, 5.2.4: readers resolve this differently", verdict, close=None)

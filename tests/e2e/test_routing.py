@@ -77,6 +77,40 @@ def test_no_spelling_leads_from_an_open_api_into_a_closed_one(servers, routed, t
     assert (len(servers["a"].requests), len(servers["open"].requests)) == before
 
 
+@pytest.fixture(scope="module")
+def one_server(servers):
+    """A closed api and an open one on one server, as where a site has pages for everyone and others."""
+    api = [{"name": "rest", "upstreams": [servers["open"].url], "require_key": False},
+           {"name": "closed", "path_prefixes": ["/a", "/b/c"], "upstreams": [servers["open"].url], "slashes": "keep"},
+           {"name": "stripped", "path_prefixes": ["/s", "/s/t"], "upstreams": [servers["open"].url], "strip_prefix": True, "require_key": False},
+           {"name": "versioned", "path_prefixes": ["/v;2"], "upstreams": [servers["open"].url], "require_key": False}]
+    yield from run(Gateway(settings={"api": api}))
+
+
+@pytest.mark.parametrize("target", ["/a;x", "/a;/x", "/a;x=1/y", "/b;x/c", "/b/c;x/y", "/./b;x/c;y", "/%61;x", "//a;x/y", "/x/../a;y/z",
+                                    "/s/t;x/y", "/s;x/t", "/rest/..%3b/a/x", "/rest/%2e%2e%3Bx/a", "/rest/.%3b/a"])
+def test_parameters_lead_from_an_open_api_into_no_closed_one(servers, one_server, target):
+    """Tomcat and its like take ";x" off a segment before they look whose path it is: "/a;x" is their "/a"."""
+    before = len(servers["open"].requests)
+    with one_server.client() as c:
+        problem(c.get(target), 400, "invalid_target")
+    assert len(servers["open"].requests) == before
+
+
+@pytest.mark.parametrize("target, forwarded", [
+    ("/x;y/z", "/x;y/z"), ("/ab;x", "/ab;x"), ("/b;x/d", "/b;x/d"), ("/s/u;x", "/u;x"), ("/v;2/x;y", "/v;2/x;y"), ("/x%3by", "/x%3by"),
+    ("/x?;/a", "/x?;/a"), ("/" + "x" * 1030 + ";y/z", "/" + "x" * 1030 + ";y/z")])
+def test_parameters_that_decide_nothing_go_on(one_server, target, forwarded):
+    with one_server.client() as c:
+        assert served(c.get(target))["target"] == forwarded
+
+
+def test_parameters_within_an_api_go_on(one_server):
+    key = one_server.create_key("parameters")["key"]
+    with one_server.client() as c:
+        assert served(c.get("/a/b;c=d/e;f", key))["target"] == "/a/b;c=d/e;f"
+
+
 def test_an_open_api_needs_no_key_and_still_hides_one(servers, routed, its_key):
     for key in (None, its_key, "nonsense-nonsense-nonsense"):
         with routed.client() as c:

@@ -1,5 +1,6 @@
 #include "gateway/target.hpp"
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -14,15 +15,16 @@ struct normal {
     std::string path;
     std::string query;
     std::string authority;
-    bool encoded_slash;
+    bool encoded_slash = false;
+    bool parameters = false;
 };
 
 normal normalise(std::string_view target, std::string_view method = "GET") {
     std::vector<char> bytes(target.begin(), target.end());  // exactly its size: nothing beyond may be read
     request_target t;
     auto const why = normalise_target(bytes.data(), bytes.size(), method, t);
-    if (why != refusal::none) return {why, "", "", "", false};
-    return {why, std::string(t.path), std::string(t.query), std::string(t.authority), t.encoded_slash};
+    if (why != refusal::none) return {why, "", "", ""};
+    return {why, std::string(t.path), std::string(t.query), std::string(t.authority), t.encoded_slash, t.parameters};
 }
 
 }  // namespace
@@ -98,6 +100,10 @@ TEST_CASE("targets that servers read in different ways are refused") {
                                      "/.;/a",
                                      "/;/a",
                                      "/a/%2e%2e;/b",
+                                     "/a/..%3b/b",
+                                     "/a/..%3Bx=y/b",
+                                     "/a/.%3b",
+                                     "/a/%2e.%3b%2f",
                                      "/%c0%ae/a",
                                      "/%c1%9c",
                                      "/%e0%80%af",
@@ -126,6 +132,22 @@ TEST_CASE("targets that servers read in different ways are refused") {
         CHECK(normalise(target).why == refusal::invalid_target);
     }
     CHECK(normalise(std::string_view("/a\0b", 4)).why == refusal::invalid_target);
+}
+
+TEST_CASE("an escaped semicolon is data elsewhere") {
+    CHECK(normalise("/a%3bb/..c%3Bd/%3b").path == "/a%3bb/..c%3Bd/%3b");
+    CHECK_FALSE(normalise("/a%3bb").parameters);
+}
+
+TEST_CASE("parameters are seen, and a path can be read without them") {
+    CHECK(normalise("/a;b").parameters);
+    CHECK(normalise("/./a/b;").parameters);
+    CHECK_FALSE(normalise("/a/b?c;d").parameters);
+    CHECK_FALSE(normalise("/a;b/../c").parameters);
+    std::array<char, 8> room;
+    CHECK(without_parameters("/a;b=c;d/e;", room) == "/a/e");
+    CHECK(without_parameters("/a", room) == "/a");
+    CHECK(without_parameters("/12345678;x/9", room) == "/1234567");
 }
 
 TEST_CASE("a query goes on as it was sent") {
