@@ -2,12 +2,15 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstring>
+#include <iterator>
 
 #include "base/clock.hpp"
 #include "base/log.hpp"
+#include "base/utf8.hpp"
 #include "usage/block.hpp"
 
 namespace latchkey::usage {
@@ -92,6 +95,28 @@ void append_row(std::string& out, record const& r) {
     out += "\r\n";
 }
 
+// What is no UTF-8, and controls beyond ASCII, by their bytes as "%FF": host and path of a refused request stand here as a client
+// sent them, and one such byte would make a whole export unreadable to whoever decodes it.
+std::string escaped(std::string_view text) {
+    std::string out;
+    while (!text.empty()) {
+        std::size_t const n = utf8_character(text);
+        auto const character = text.substr(0, std::max<std::size_t>(n, 1));
+        text.remove_prefix(character.size());
+        if (n == 1 || (n != 0 && !is_control(character)))
+            out += character;
+        else
+            for (char const c : character) fmt::format_to(std::back_inserter(out), "%{:02X}", static_cast<unsigned char>(c));
+    }
+    return out;
+}
+
+// Spreadsheets take the full-width forms of '=', '+', '-' and '@' for the plain ones.
+bool begins_formula(std::string_view text) {
+    if (text.front() != '\xef') return std::string_view("=+-@\t\r").find(text.front()) != std::string_view::npos;
+    return text.starts_with("\uff1d") || text.starts_with("\uff0b") || text.starts_with("\uff0d") || text.starts_with("\uff20");
+}
+
 bool wanted(filter const& f, record const& r) {
     return r.time_ms >= f.from_ms && r.time_ms < f.to_ms && (f.key_id.empty() || f.key_id == r.key_id) &&
            (f.application_id.empty() || f.application_id == r.application_id);
@@ -101,8 +126,10 @@ bool wanted(filter const& f, record const& r) {
 
 void append_cell(std::string& out, std::string_view text) {
     if (text.empty()) return;
-    constexpr std::string_view formula = "=+-@\t\r";
-    bool const defuse = formula.find(text.front()) != std::string_view::npos;
+    std::string legible;
+    if (std::any_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) >= 0x80; }))
+        text = legible = escaped(text);
+    bool const defuse = begins_formula(text);
     if (text.find_first_of(",\"\r\n") == std::string_view::npos) {
         if (defuse) out += '\'';
         out += text;

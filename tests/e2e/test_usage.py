@@ -66,6 +66,18 @@ def test_a_refused_request_has_one_record(gateway, upstream, key, name, send, st
     assert not upstream.seen(path)
 
 
+@pytest.mark.parametrize("target, host", [(b"/\xff\xfe", b"api.example"), (b"/", b"\xff\xfe"), (b"/\xc2\x9b31m", b"\xc2\x9b2J"),
+                                          (b"/", "\uff1dcmd".encode())], ids=["path", "host", "terminal", "full-width"])
+def test_no_client_makes_the_export_unreadable(gateway, target, host):
+    """The export of everybody's requests is decoded as a whole: a byte that is no UTF-8 in one of them would be the end of it."""
+    before = len(gateway.export())
+    with gateway.client() as c:
+        c.send(b"GET %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (target, host))
+        assert c.response().status == 400
+    row = new_records(gateway, before, 1)[0]
+    assert not any(0x7f <= ord(c) < 0xa0 for c in row["host"] + row["path"]) and not row["host"].startswith("\uff1d"), row
+
+
 def new_records(gateway, before, count):
     def found():
         rows = gateway.export()[before:]

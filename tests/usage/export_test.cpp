@@ -93,6 +93,25 @@ TEST_CASE("cells are quoted by RFC 4180 and defused against formulas") {
     CHECK(cell("a=b") == "a=b");
 }
 
+TEST_CASE("a cell is UTF-8 without controls beyond ASCII, whatever a client sent as its host") {
+    CHECK(cell("J\u00f6rg \U0001f511") == "J\u00f6rg \U0001f511");
+    CHECK(cell("a\xff"
+               "b\xc3") == "a%FFb%C3");
+    CHECK(cell("\xc0\xaf") == "%C0%AF");
+    CHECK(cell("\xed\xa0\x80") == "%ED%A0%80");
+    CHECK(cell("\xc2\x9b"
+               "31m") == "%C2%9B31m");  // CSI: a terminal's escape
+    CHECK(cell("\x9b,") == "\"%9B,\"");
+}
+
+TEST_CASE("the full-width forms of what begins a formula are defused as well") {
+    CHECK(cell("\uff1d1") == "'\uff1d1");
+    CHECK(cell("\uff0b1") == "'\uff0b1");
+    CHECK(cell("\uff0d1") == "'\uff0d1");
+    CHECK(cell("\uff20a") == "'\uff20a");
+    CHECK(cell("\uff21") == "\uff21");
+}
+
 TEST_CASE("a row has every column, in order, in the stated form") {
     test::folder const dir("/tmp");
     written w(dir / "usage.db");
