@@ -577,6 +577,11 @@ void session::sweep(std::int64_t now_ns) noexcept {
         if (!std::exchange(nudged_, true)) client_.nudge();
         return;
     }
+    // An end of the upstream's that came together with its last answer gave no event, and who goes on reading behind it (a
+    // lingering close) sends no reset to what we wrote: so a pooled connection is looked at once while it owes an answer.
+    if (current_ && current_->up && current_->up->reused && current_->answered_ns == 0 &&
+        !std::exchange(current_->looked_at, true))
+        current_->up->io.nudge();
     // A client that reset its connection while the upstream thinks, before its answer or in it: there is nobody to answer. (A
     // half-closed one still reads.)
     bool const its_turn = current_ && (!current_->head_sent || w_.sweeps() % answered_sweeps == 0);

@@ -90,6 +90,7 @@ struct exchange {
     upstream_connection* up = nullptr;
     std::uint64_t up_bytes = 0;  // written to `up` for this exchange
     bool retried = false;
+    bool looked_at = false;    // whether `up` has ended unnoticed
     bool head_sent = false;    // the first byte of the final response went out: errors can only close (law 8)
     bool keep_client = false;  // the client's connection can go on
     bool keep_upstream = false;

@@ -153,6 +153,21 @@ def test_U4_a_connection_that_ends_after_n_requests_costs_no_error(faulty, sides
             served(c.get("/counted/" + unique(), its_key))
 
 
+def test_U4_an_end_that_comes_with_the_answer_and_a_server_that_reads_on_cost_no_error(faulty, upstream, its_key):
+    """What Apache does at its end (a lingering close): its FIN in one segment with the answer, and then no reset for what follows."""
+    def linger(x):
+        x.connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        x.answer(200, [], b"last")
+        x.close()
+        x.until_closed()
+
+    path = upstream.on("/" + unique(), linger)
+    with faulty.client() as c:
+        for _ in range(3):
+            assert c.get(path, its_key).body == b"last"
+            served(c.get("/" + unique(), its_key))
+
+
 def test_U4_an_upstream_that_restarts_costs_no_error(faulty, upstream, at, its_key):
     for _ in range(20):
         alive_after(at, its_key)
