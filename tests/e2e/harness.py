@@ -414,9 +414,10 @@ def tls_settings(*certificates, **more):
 
 
 class Nginx:
-    """Debian's nginx as an upstream: its own prefix and configuration, in the foreground. `root` is served at /."""
+    """Debian's nginx as an upstream: its own prefix and configuration, in the foreground. `root` is served at /, unless `server` says
+    something else; `http` are more lines of that section. FOLDER in both is a folder of its own."""
 
-    def __init__(self, program="/usr/sbin/nginx"):
+    def __init__(self, program="/usr/sbin/nginx", http="", server=""):
         self.folder = temporary_folder("nginx")
         self.root = self.folder / "root"
         self.root.mkdir()
@@ -426,21 +427,22 @@ class Nginx:
         self.url = f"http://127.0.0.1:{self.port}"
         config = self.folder / "nginx.conf"
         temp = "".join(f"    {n}_temp_path {self.folder}/{n};\n" for n in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        server = server or f"""
+        root {self.root};
+        location /put/ {{ proxy_pass http://127.0.0.1:{self.port}/sink/; }}
+        location /sink/ {{ return 204; }}"""
         config.write_text(f"""
 daemon off; worker_processes 1; pid {self.folder}/pid; error_log {self.folder}/error.log;
 {"user root;" if os.getuid() == 0 else ""}
 events {{ worker_connections 512; }}
 http {{
     access_log off; keepalive_timeout 5; client_max_body_size 0;
-{temp}
+{temp}{http}
     server {{
-        listen 127.0.0.1:{self.port};
-        root {self.root};
-        location /put/ {{ proxy_pass http://127.0.0.1:{self.port}/sink/; }}
-        location /sink/ {{ return 204; }}
+        listen 127.0.0.1:{self.port};{server}
     }}
 }}
-""")
+""".replace("FOLDER", str(self.folder)))
         self.process = subprocess.Popen([program, "-p", str(self.folder), "-c", str(config)], stdin=subprocess.DEVNULL,
                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_until(self._up, 10, "nginx")
