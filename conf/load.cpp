@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <cstdio>
@@ -19,6 +20,7 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr std::size_t file_bytes_max = 1U << 20;
+constexpr std::ptrdiff_t dots_max = 1024;
 constexpr std::uint64_t count_max = 1'000'000;
 constexpr std::uint64_t uint32_max = 0xffff'ffffU;
 constexpr std::uint64_t body_bytes_max = 1ULL << 63;
@@ -257,6 +259,17 @@ std::string_view line_of(std::string_view text, unsigned number) {
     return text.substr(0, text.find('\n'));
 }
 
+// The first line with more than dots_max dots, or 0. A key of so many parts makes tables so deep that the parser's stack
+// overflows when they go; whether a dot stands in a text is not asked, for that is the parser's to know.
+unsigned line_of_dots(std::string_view text) {
+    for (unsigned number = 1; !text.empty(); ++number) {
+        auto const line = text.substr(0, text.find('\n'));
+        if (std::count(line.begin(), line.end(), '.') > dots_max) return number;
+        text.remove_prefix(std::min(line.size() + 1, text.size()));
+    }
+    return 0;
+}
+
 std::string syntax_remedy(std::string_view description, std::string_view line) {
     auto const says = [&](std::string_view word) { return description.find(word) != std::string_view::npos; };
     if (says("redefine"))
@@ -294,6 +307,11 @@ std::string to_text(finding const& f) {
 loaded load_text(std::string_view toml, std::string const& file_name) {
     loaded out;
     notes to(file_name);
+    if (auto const line = line_of_dots(toml); line != 0) {
+        out.findings.push_back(
+            {file_name, line, 1, fmt::format("more than {} dots on one line", dots_max), "write its list over several lines"});
+        return out;
+    }
     try {
         auto const file = toml::parse(toml, file_name);
         places at;

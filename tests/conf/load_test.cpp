@@ -353,6 +353,14 @@ TEST_CASE("texts that are not TOML are refused with line, column and remedy") {
 
 TEST_CASE("deep nesting is refused, not a crash") {
     CHECK(conf::load_text("a = " + std::string(100'000, '['), "t").findings.size() == 1);
+    std::string parts = "a";  // nested by dots, which the parser does not count
+    for (int i = 0; i < 200'000; ++i) parts += ".a";
+    for (auto const& text :
+         {"# a comment\n" + parts + " = 1\n", "\n[" + parts + "]\n", "x = \"\"\"\"\"\"\n\"a\"." + parts + "=1"}) {
+        auto const got = conf::load_text(text, "t");
+        REQUIRE(got.findings.size() == 1);
+        CHECK(has(conf::to_text(got.findings[0]), "t:2:1: more than 1024 dots"));
+    }
 }
 
 TEST_CASE("a file that cannot be read is a finding that says why") {
