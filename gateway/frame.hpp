@@ -71,7 +71,7 @@ inline bool tells_who_calls(std::string_view name) noexcept {
 
 // Fields beside ours in which proxies tell upstreams of the client, its address or what it asked for (X-Forwarded-Prefix,
 // X-Real-IP, X-Original-URL ...). Frameworks believe them without being told to; a client that is no trusted proxy cannot send
-// them.
+// them, nor can one behind such a proxy in a spelling that this does not know (plainly_spelled()).
 inline bool tells_of_client(std::string_view name) noexcept {
     char const first = lower(name.front());
     if (first == 'x')

@@ -121,7 +121,9 @@ void write_request_fields(writer& w, head const& h, forward_context const& c) no
     for (field const& f : h) {
         switch (f.id) {
             case field_id::other:
-                if (!tells_who_calls(f.name) && (c.trusted_peer || !tells_of_client(f.name)) && passes(f)) write_field(w, f);
+                if (!tells_who_calls(f.name) && (!tells_of_client(f.name) || (c.trusted_peer && plainly_spelled(f.name))) &&
+                    passes(f))
+                    write_field(w, f);
                 break;
             case field_id::api_key:
                 if (c.api->forward_key) write_field(w, f);

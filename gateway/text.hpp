@@ -67,6 +67,13 @@ constexpr char fold_name(char c) noexcept {
     return (l >= 'a' && l <= 'z') || (l >= '0' && l <= '9') ? l : '-';
 }
 
+// No other character in the place of a '-'.
+constexpr bool plainly_spelled(std::string_view name) noexcept {
+    for (char const c : name)
+        if (c != '-' && fold_name(c) == '-') return false;
+    return true;
+}
+
 // `with` must be folded already.
 constexpr bool begins_folded(std::string_view name, std::string_view with) noexcept {
     if (name.size() < with.size()) return false;

@@ -145,7 +145,8 @@ TEST_CASE("what proxies tell of a client comes from trusted ones only") {
         CHECK(named(r.of(get(std::string(name) + ": 1\r\n")), name) == 0);
         CHECK_FALSE(allowed_in_trailer(name));
         r.c.trusted_peer = true;
-        CHECK(named(r.of(get(std::string(name) + ": 1\r\n")), name) == 1);
+        bool const plain = std::string_view(name).find_first_of("_.") == std::string_view::npos;
+        CHECK(named(r.of(get(std::string(name) + ": 1\r\n")), name) == (plain ? 1 : 0));
     }
     r.c.trusted_peer = false;
     for (char const* const name :
