@@ -4,6 +4,7 @@
 #include <cstring>
 #include <exception>
 #include <new>
+#include <utility>
 
 #include "base/clock.hpp"
 #include "base/log.hpp"
@@ -40,14 +41,18 @@ usage::outcome outcome_of(refusal r) noexcept {
     }
 }
 
-// Whether a server that takes parameters off before it looks ("/admin;x" is its "/admin") sees a path of the same api. Else a
-// client would be let in by the rules of one api and served what is another's. Where a prefix itself names parameters, it
-// decides.
-bool same_without_parameters(router const& r, std::string_view host, std::string_view path, router::match found) noexcept {
-    if (path.substr(0, found.prefix).find(';') != std::string_view::npos) return true;
-    std::array<char, conf::path_prefix_bytes_max + 2> bare;
-    auto const seen = r.find(host, without_parameters(path, bare));
-    return seen && seen->api == found.api && seen->prefix == found.prefix;
+// Whether servers that take parameters off before they look ("/admin;x" is their "/admin"), or decode slashes, see a path of the
+// same api. Else a client would be let in by the rules of one api and served what is another's. Where a prefix itself names
+// parameters, it decides.
+bool same_read_otherwise(router const& r, std::string_view host, request_target const& t, router::match found) noexcept {
+    bool const cut = t.parameters && t.path.substr(0, found.prefix).find(';') == std::string_view::npos;
+    std::array<char, conf::path_prefix_bytes_max + 2> room;
+    for (auto const& [parameters_cut, slashes_decoded] : {std::pair{true, false}, {false, true}, {true, true}}) {
+        if ((parameters_cut && !cut) || (slashes_decoded && !t.encoded_slash)) continue;
+        auto const seen = r.find(host, read_otherwise(t.path, parameters_cut, slashes_decoded, room));
+        if (!seen || seen->api != found.api || seen->prefix != found.prefix) return false;
+    }
+    return true;
 }
 
 // Pipelined requests that the gateway refuses need no wait at all. Without a turn for others in between, one client could hold
@@ -308,7 +313,7 @@ refusal session::locate(exchange& x, head& h) {
 
     auto const found = w_.shared().router.find(name.view(), target.path);
     if (!found) return refusal::no_route;
-    if (target.parameters && !same_without_parameters(w_.shared().router, name.view(), target.path, *found))
+    if ((target.parameters || target.encoded_slash) && !same_read_otherwise(w_.shared().router, name.view(), target, *found))
         return refusal::invalid_target;
     x.api_index = found->api;
     x.api = &w_.shared().settings.apis[found->api];

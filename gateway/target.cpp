@@ -192,12 +192,18 @@ refusal normalise_target(char* data, std::size_t size, std::string_view method, 
     return refusal::none;
 }
 
-std::string_view without_parameters(std::string_view path, std::span<char> out) noexcept {
+std::string_view read_otherwise(std::string_view path, bool parameters_cut, bool slashes_decoded, std::span<char> out) noexcept {
     std::size_t n = 0;
     bool parameter = false;
-    for (char const c : path) {
-        parameter = c == ';' || (parameter && c != '/');
-        if (!parameter && n < out.size()) out[n++] = c;
+    for (std::size_t i = 0; i < path.size() && n < out.size(); ++i) {
+        char c = path[i];
+        if (slashes_decoded && c == '%' && path[i + 1] == '2' && lower(path[i + 2]) == 'f') {
+            c = '/';
+            i += 2;
+        }
+        parameter = parameters_cut && (c == ';' || (parameter && c != '/'));
+        bool const repeated = c == '/' && n > 0 && out[n - 1] == '/';
+        if (!parameter && !repeated) out[n++] = c;
     }
     return {out.data(), n};
 }

@@ -25,9 +25,9 @@ struct request_target {
 // escapes that servers read in different ways (%00, %5C, overlong UTF-8, "..;"), are invalid_target.
 refusal normalise_target(char* data, std::size_t size, std::string_view method, request_target& out, bool tls = false) noexcept;
 
-// A path as servers see it that take parameters off its segments first (Tomcat, Jetty): "/a;b=c/d" is "/a/d". Written to `out`,
-// and cut where that is full.
-std::string_view without_parameters(std::string_view path, std::span<char> out) noexcept;
+// A normal path as servers see it that take parameters off its segments ("/a;b=c/d" is "/a/d" to Tomcat), or decode its slashes
+// and merge them, before they look. Written to `out`, and cut where that is full.
+std::string_view read_otherwise(std::string_view path, bool parameters_cut, bool slashes_decoded, std::span<char> out) noexcept;
 
 // A host name for routing: lower-case, without port and trailing dot; in a buffer of its own.
 struct host_name {

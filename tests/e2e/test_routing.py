@@ -80,7 +80,7 @@ def test_no_spelling_leads_from_an_open_api_into_a_closed_one(servers, routed, t
 @pytest.fixture(scope="module")
 def one_server(servers):
     """A closed api and an open one on one server, as where a site has pages for everyone and others."""
-    api = [{"name": "rest", "upstreams": [servers["open"].url], "require_key": False},
+    api = [{"name": "rest", "upstreams": [servers["open"].url], "require_key": False, "slashes": "keep"},
            {"name": "closed", "path_prefixes": ["/a", "/b/c"], "upstreams": [servers["open"].url], "slashes": "keep"},
            {"name": "stripped", "path_prefixes": ["/s", "/s/t"], "upstreams": [servers["open"].url], "strip_prefix": True, "require_key": False},
            {"name": "versioned", "path_prefixes": ["/v;2"], "upstreams": [servers["open"].url], "require_key": False}]
@@ -97,8 +97,17 @@ def test_parameters_lead_from_an_open_api_into_no_closed_one(servers, one_server
     assert len(servers["open"].requests) == before
 
 
+@pytest.mark.parametrize("target", ["/a%2fx", "/a%2F", "/%2fa", "/%2f%2Fa/x", "/b%2fc", "/b%2Fc/x", "/b%2fc;x", "/b;x%2fc", "/s%2ft"])
+def test_a_slash_that_is_kept_leads_into_no_closed_one(servers, one_server, target):
+    """Whoever decodes before looking sees "/a/x"."""
+    before = len(servers["open"].requests)
+    with one_server.client() as c:
+        problem(c.get(target), 400, "invalid_target")
+    assert len(servers["open"].requests) == before
+
+
 @pytest.mark.parametrize("target, forwarded", [
-    ("/x;y/z", "/x;y/z"), ("/ab;x", "/ab;x"), ("/b;x/d", "/b;x/d"), ("/s/u;x", "/u;x"), ("/v;2/x;y", "/v;2/x;y"), ("/x%3by", "/x%3by"),
+    ("/x%2fa/y", "/x%2fa/y"), ("/ab%2F", "/ab%2F"), ("/x;a%2fb;c/%2f", "/x;a%2fb;c/%2f"), ("/x;y/z", "/x;y/z"), ("/ab;x", "/ab;x"), ("/b;x/d", "/b;x/d"), ("/s/u;x", "/u;x"), ("/v;2/x;y", "/v;2/x;y"), ("/x%3by", "/x%3by"),
     ("/x?;/a", "/x?;/a"), ("/" + "x" * 1030 + ";y/z", "/" + "x" * 1030 + ";y/z")])
 def test_parameters_that_decide_nothing_go_on(one_server, target, forwarded):
     with one_server.client() as c:

@@ -139,15 +139,21 @@ TEST_CASE("an escaped semicolon is data elsewhere") {
     CHECK_FALSE(normalise("/a%3bb").parameters);
 }
 
-TEST_CASE("parameters are seen, and a path can be read without them") {
+TEST_CASE("parameters are seen, and a path can be read as other servers read it") {
     CHECK(normalise("/a;b").parameters);
     CHECK(normalise("/./a/b;").parameters);
     CHECK_FALSE(normalise("/a/b?c;d").parameters);
     CHECK_FALSE(normalise("/a;b/../c").parameters);
     std::array<char, 8> room;
-    CHECK(without_parameters("/a;b=c;d/e;", room) == "/a/e");
-    CHECK(without_parameters("/a", room) == "/a");
-    CHECK(without_parameters("/12345678;x/9", room) == "/1234567");
+    CHECK(read_otherwise("/a;b=c;d/e;", true, false, room) == "/a/e");
+    CHECK(read_otherwise("/a", true, true, room) == "/a");
+    CHECK(read_otherwise("/a%2Fb%2f", false, true, room) == "/a/b/");
+    CHECK(read_otherwise("/%2fa%2F/%2fb", false, true, room) == "/a/b");
+    CHECK(read_otherwise("/a%2eb", false, true, room) == "/a%2eb");
+    CHECK(read_otherwise("/a;b%2fc", true, false, room) == "/a");
+    CHECK(read_otherwise("/a;b%2fc", true, true, room) == "/a/c");
+    CHECK(read_otherwise("/a;b%2fc", false, true, room) == "/a;b/c");
+    CHECK(read_otherwise("/12345678;x/9", true, false, room) == "/1234567");
 }
 
 TEST_CASE("a query goes on as it was sent") {
