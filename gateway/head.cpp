@@ -78,6 +78,15 @@ static_assert([] {
     return true;
 }());
 
+// Where the hyphens of each name stand, a bit each: what else stands there makes an alias.
+constexpr auto hyphens = [] {
+    std::array<std::uint32_t, names.size()> at{};
+    for (std::size_t i = 0; i < names.size(); ++i)
+        for (std::size_t k = 0; k < names[i].size(); ++k)
+            if (names[i][k] == '-') at[i] |= std::uint32_t{1} << k;
+    return at;
+}();
+
 constexpr bool matches(std::string_view name, std::string_view known) noexcept {
     if (name.size() != known.size()) return false;
     for (std::size_t i = 0; i < name.size(); ++i)
@@ -267,7 +276,9 @@ field_id identify(std::string_view name, bool& alias) noexcept {
     if (name.size() > longest_name || name.size() < 2) return field_id::other;
     field_id const id = index[slot_of(name)];
     if (id == field_id::other || !matches(name, names[static_cast<std::size_t>(id)])) return field_id::other;
-    alias = !equals_lower(name, names[static_cast<std::size_t>(id)]);
+    alias = false;
+    for (auto left = hyphens[static_cast<std::size_t>(id)]; left != 0; left &= left - 1)
+        alias = alias || name[static_cast<std::size_t>(std::countr_zero(left))] != '-';
     return id;
 }
 
