@@ -1,8 +1,8 @@
 #pragma once
 // CSV of usage records: RFC 4180, CRLF, header row, constant memory. Columns: `time,request_id,application,application_id,
 // key_id,api,method,host,path,status,outcome,request_bytes,response_bytes,duration_ms,upstream_ms,client_ip`. Cells that begin
-// with = + - @ tab or CR get a leading ' (OWASP CSV injection). Always UTF-8: bytes that are not are written as %FF. Any thread; one
-// journal per call.
+// with = + - @ tab or CR get a leading ' (OWASP CSV injection). Always UTF-8: bytes that are not are written as %FF. Any thread;
+// one journal per call.
 
 #include <cstdint>
 #include <functional>
