@@ -70,15 +70,20 @@ inline bool tells_who_calls(std::string_view name) noexcept {
 }
 
 // Fields beside ours in which proxies tell upstreams of the client, its address or what it asked for (X-Forwarded-Prefix,
-// X-Real-IP, X-Original-URL ...). Frameworks believe them without being told to; a client that is no trusted proxy cannot send
-// them, nor can one behind such a proxy in a spelling that this does not know (plainly_spelled()).
+// X-Real-IP, X-Original-URL ...). Frameworks, and what is copied from program to program to find an address, believe them without
+// being told to; a client that is no trusted proxy cannot send them, nor can one behind such a proxy in a spelling that this does
+// not know (plainly_spelled()).
 inline bool tells_of_client(std::string_view name) noexcept {
     char const first = lower(name.front());
     if (first == 'x')
         return begins_folded(name, "x-forwarded-") || begins_folded(name, "x-original-") || is_folded(name, "x-real-ip") ||
-               is_folded(name, "x-rewrite-url") || is_folded(name, "x-client-ip") || is_folded(name, "x-cluster-client-ip");
-    if (lower(name.back()) != 'p' || name.size() < 14) return false;
-    return is_folded(name, "true-client-ip") || is_folded(name, "cf-connecting-ip") || is_folded(name, "fastly-client-ip");
+               is_folded(name, "x-rewrite-url") || is_folded(name, "x-client-ip") || is_folded(name, "x-cluster-client-ip") ||
+               is_folded(name, "x-forwarded") || is_folded(name, "x-appengine-user-ip");
+    char const last = lower(name.back());
+    if (last == 'r') return is_folded(name, "forwarded-for");
+    if (last != 'p' || name.size() < 9) return false;
+    return is_folded(name, "client-ip") || is_folded(name, "true-client-ip") || is_folded(name, "proxy-client-ip") ||
+           is_folded(name, "wl-proxy-client-ip") || is_folded(name, "cf-connecting-ip") || is_folded(name, "fastly-client-ip");
 }
 
 // Whether a field may stand in a trailer section: none that frames, routes, authenticates, identifies or steers (RFC 9110

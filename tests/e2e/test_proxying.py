@@ -534,9 +534,10 @@ def test_forwarding_fields_of_an_untrusted_client_are_replaced(gateway, client, 
 
 
 @pytest.mark.parametrize("name", ["X-Forwarded-Prefix", "X-Forwarded-User", "X-Real-IP", "x_real_ip", "X-Original-URL", "X-Rewrite-URL",
-                                  "True-Client-IP", "CF-Connecting-IP"])
+                                  "True-Client-IP", "CF-Connecting-IP", "Client-IP", "X-Forwarded", "Forwarded-For", "WL-Proxy-Client-IP"])
 def test_an_untrusted_client_cannot_speak_for_a_proxy(client, key, name):
-    """Spring takes X-Forwarded-Prefix, gin X-Real-IP, Symfony X-Original-URL, chi True-Client-IP from whoever sends it."""
+    """Spring takes X-Forwarded-Prefix, gin X-Real-IP, Symfony X-Original-URL, chi True-Client-IP from whoever sends it, and many a PHP
+    program Client-IP before anything else."""
     assert name.lower() not in told_fields(ask(client, key, fields=[(name, "evil")]))
 
 
