@@ -348,6 +348,10 @@ task<bool> session::relay_rest(exchange& x, body_kind kind, std::uint64_t left, 
     // there.
     lease buffer = std::move(up.in);
     if (kind == body_kind::length && left > buffer.size()) enlarge(buffer, buffers);
+    // A large one that the answer before made expected, and that was not needed: an event stream would hold it for hours.
+    bool const unneeded = (kind == body_kind::length ? left : up.end) <= buffers.small_bytes();
+    if (unneeded && buffer.size() > buffers.small_bytes() && kind != body_kind::none)
+        if (lease smaller = buffers.small()) buffer = std::move(smaller);
     bool whole = kind == body_kind::none;
     while (!whole) {
         std::size_t size = buffer.size();
@@ -397,7 +401,7 @@ task<bool> session::relay_rest(exchange& x, body_kind kind, std::uint64_t left, 
             break_off(x, ec == asio::error::timed_out ? usage::outcome::timed_out : usage::outcome::client_aborted);
             co_return false;
         }
-        // Long bodies: reads that grow where bytes come faster than they are taken, and shrink again.
+        // Long bodies: reads that grow where bytes come faster than they are taken.
         if (r.n == buffer.size() && buffer.size() < buffers.large_bytes() && (kind != body_kind::length || left > buffer.size()))
             enlarge(buffer, buffers);
     }

@@ -2,13 +2,15 @@
 import contextlib
 import hashlib
 import os
+import pathlib
 import re
 import threading
 import time
 
 import pytest
 
-from harness import SLOW, bound, chunked, problem, request_bytes, served, told_fields, unique, wait_until
+from conftest import run
+from harness import SLOW, Gateway, bound, chunked, problem, request_bytes, served, told_fields, unique, wait_until
 
 MIB = 1 << 20
 MEMORY_SLACK = 16 * MIB * (4 if SLOW > 1 else 1)  # sanitizers keep freed memory in quarantine
@@ -139,6 +141,39 @@ def test_short_and_long_responses_take_turns_on_a_connection(client, upstream, k
     for path, body in zip(paths, bodies):
         r = client.get(path, key)
         assert r.body == body and r.complete
+
+
+@pytest.mark.parametrize("framing", [b"Transfer-Encoding: chunked", b"Content-Length: 1000", b"X-Until: close"])
+def test_a_response_that_drips_behind_a_long_one_holds_no_large_buffer(up, framing):
+    """There are some 30 of them a worker (512 KiB each), and an event stream lasts for hours."""
+    streams, over = 25, threading.Event()
+    first = b"5\r\nevent\r\n" if b"chunked" in framing else b"event"
+
+    def stream(x):
+        x.keep = False
+        x.send(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n" + first)
+        over.wait(bound(30))
+
+    long = up.on("/long", lambda x: x.answer(200, [], b"x" * 200_000))
+    events = up.on("/events", stream)
+
+    def mapped(g):
+        sizes = [int(end, 16) - int(begin, 16) for begin, end in
+                 re.findall(r"^(\w+)-(\w+) rw-p 0+ 00:00 0 *$", pathlib.Path(f"/proc/{g.pid}/maps").read_text(), re.M)]
+        return sum(size for size in sizes if size < 32 << 20)  # (no heap of a thread)
+
+    for g in run(Gateway(up, workers=1)):
+        key = g.create_key()["key"]
+        with contextlib.ExitStack() as open_streams:
+            before = mapped(g)
+            for _ in range(streams):
+                with g.client() as c:
+                    assert len(c.get(long, key).body) == 200_000
+                e = open_streams.enter_context(g.client())
+                e.request("GET", events, key)
+                wait_until(lambda: b"event" in e.reader.buffer or e.reader.fill(time.monotonic() + bound(5)), 10, "the first event")
+            wait_until(lambda: mapped(g) - before < streams << 18, 10, "the large buffers, given back")
+            over.set()
 
 
 def test_response_trailers_pass_or_are_dropped_but_never_merged(client, upstream, key):
