@@ -85,10 +85,13 @@ bool dotted_parameters(std::string_view segment) noexcept {
     return cut.size() < segment.size() && (cut == "." || cut == ".." || cut.empty());
 }
 
-// Where an escape ("%2f", in lower case) stands in a segment whose escapes are well-formed.
-std::size_t find_escape(std::string_view segment, std::string_view escape) noexcept {
-    std::size_t at = segment.find(escape.substr(0, 2));
-    while (at != std::string_view::npos && lower(segment[at + 2]) != escape[2]) at = segment.find(escape.substr(0, 2), at + 1);
+// Whether an escape ("%2f", in lower case) stands there, in a text whose escapes are well-formed; and where it stands first.
+bool escaped_at(std::string_view text, std::size_t at, std::string_view escape) noexcept {
+    return text[at] == '%' && text[at + 1] == escape[1] && lower(text[at + 2]) == escape[2];
+}
+std::size_t find_escape(std::string_view text, std::string_view escape) noexcept {
+    std::size_t at = text.find('%');
+    while (at != std::string_view::npos && !escaped_at(text, at, escape)) at = text.find('%', at + 1);
     return at;
 }
 
@@ -178,7 +181,7 @@ refusal normalise_target(char* data, std::size_t size, std::string_view method, 
         if (n != invalid) n = resolve(begin, n);
         if (n == invalid) return refusal::invalid_target;
         path = {begin, n};
-        out.parameters = path.find(';') != std::string_view::npos;
+        out.parameters = path.find(';') != std::string_view::npos || find_escape(path, "%3b") != std::string_view::npos;
     } else if (path.find(';') != std::string_view::npos) {
         out.parameters = true;
         for (auto rest = path; !rest.empty();) {
@@ -197,11 +200,12 @@ std::string_view read_otherwise(std::string_view path, bool parameters_cut, bool
     bool parameter = false;
     for (std::size_t i = 0; i < path.size() && n < out.size(); ++i) {
         char c = path[i];
-        if (slashes_decoded && c == '%' && path[i + 1] == '2' && lower(path[i + 2]) == 'f') {
+        if (slashes_decoded && escaped_at(path, i, "%2f")) {
             c = '/';
             i += 2;
         }
-        parameter = parameters_cut && (c == ';' || (parameter && c != '/'));
+        bool const begins = c == ';' || escaped_at(path, i, "%3b");
+        parameter = parameters_cut && (begins || (parameter && c != '/'));
         bool const repeated = c == '/' && n > 0 && out[n - 1] == '/';
         if (!parameter && !repeated) out[n++] = c;
     }

@@ -387,7 +387,7 @@ def test_C2_half_close_after_the_request_still_gets_the_answer(faulty, upstream,
 
 @pytest.mark.parametrize("pause", [0.03, 0.002], ids=["each byte read", "gathered"])
 def test_C3_a_slow_head_ends_at_an_absolute_deadline(faulty, pause):
-    """408, however often a byte comes; past 32 reads there is always one. The pause is the fault."""
+    """408, however often a byte comes; past 17 reads there is always one. The pause is the fault."""
     with faulty.client() as c:
         began = time.monotonic()
         raw = b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow: " + b"a" * 100_000

@@ -88,9 +88,10 @@ def one_server(servers):
 
 
 @pytest.mark.parametrize("target", ["/a;x", "/a;/x", "/a;x=1/y", "/b;x/c", "/b/c;x/y", "/./b;x/c;y", "/%61;x", "//a;x/y", "/x/../a;y/z",
-                                    "/s/t;x/y", "/s;x/t", "/rest/..%3b/a/x", "/rest/%2e%2e%3Bx/a", "/rest/.%3b/a"])
+                                    "/a%3Bx", "/a%3b/y", "/b%3bx/c;y", "/%3bx/a", "/s/t;x/y", "/s;x/t", "/rest/..%3b/a/x", "/rest/%2e%2e%3Bx/a", "/rest/.%3b/a"])
 def test_parameters_lead_from_an_open_api_into_no_closed_one(servers, one_server, target):
-    """Tomcat and its like take ";x" off a segment before they look whose path it is: "/a;x" is their "/a"."""
+    """Tomcat and its like take ";x" off a segment before they look whose path it is: "/a;x" is their "/a". Whoever decodes before
+    that does the same to "/a%3Bx"."""
     before = len(servers["open"].requests)
     with one_server.client() as c:
         problem(c.get(target), 400, "invalid_target")

@@ -134,9 +134,16 @@ TEST_CASE("targets that servers read in different ways are refused") {
     CHECK(normalise(std::string_view("/a\0b", 4)).why == refusal::invalid_target);
 }
 
-TEST_CASE("an escaped semicolon is data elsewhere") {
+TEST_CASE("an escaped semicolon goes on as it came, and may begin parameters") {
     CHECK(normalise("/a%3bb/..c%3Bd/%3b").path == "/a%3bb/..c%3Bd/%3b");
-    CHECK_FALSE(normalise("/a%3bb").parameters);
+    CHECK(normalise("/a%3bb").parameters);
+    CHECK(normalise("/a%20b%3B").parameters);
+    CHECK_FALSE(normalise("/a%3a%2b%253b").parameters);
+    std::array<char, 8> room;
+    CHECK(read_otherwise("/a%3bb/c%3B", true, false, room) == "/a/c");
+    CHECK(read_otherwise("/a%3bb;c/%3A", true, false, room) == "/a/%3A");
+    CHECK(read_otherwise("/a%3b%2fc", true, true, room) == "/a/c");
+    CHECK(read_otherwise("/a%3bb", false, true, room) == "/a%3bb");
 }
 
 TEST_CASE("parameters are seen, and a path can be read as other servers read it") {
