@@ -41,13 +41,13 @@ usage::outcome outcome_of(refusal r) noexcept {
     }
 }
 
-// Whether servers that take parameters off before they look ("/admin;x" is their "/admin"), or decode slashes, see a path of the
-// same api. Else a client would be let in by the rules of one api and served what is another's. Where a prefix itself names
-// parameters, it decides.
+// Whether servers that decode before they look ("/admin%3Ax" is their "/admin:x"), slashes too, or take parameters off
+// ("/admin;x" is their "/admin"), see a path of the same api. Else a client would be let in by the rules of one api and served
+// what is another's. Where a prefix itself names parameters, it decides.
 bool same_read_otherwise(router const& r, std::string_view host, request_target const& t, router::match found) noexcept {
     bool const cut = t.parameters && t.path.substr(0, found.prefix).find(';') == std::string_view::npos;
     std::array<char, conf::path_prefix_bytes_max + 2> room;
-    for (auto const& [parameters_cut, slashes_decoded] : {std::pair{true, false}, {false, true}, {true, true}}) {
+    for (auto const& [parameters_cut, slashes_decoded] : {std::pair{false, false}, {true, false}, {false, true}, {true, true}}) {
         if ((parameters_cut && !cut) || (slashes_decoded && !t.encoded_slash)) continue;
         auto const seen = r.find(host, read_otherwise(t.path, parameters_cut, slashes_decoded, room));
         if (!seen || seen->api != found.api || seen->prefix != found.prefix) return false;
@@ -313,7 +313,7 @@ refusal session::locate(exchange& x, head& h) {
 
     auto const found = w_.shared().router.find(name.view(), target.path);
     if (!found) return refusal::no_route;
-    if ((target.parameters || target.encoded_slash) && !same_read_otherwise(w_.shared().router, name.view(), target, *found))
+    if ((target.parameters || target.escapes) && !same_read_otherwise(w_.shared().router, name.view(), target, *found))
         return refusal::invalid_target;
     x.api_index = found->api;
     x.api = &w_.shared().settings.apis[found->api];

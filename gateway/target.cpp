@@ -85,13 +85,10 @@ bool dotted_parameters(std::string_view segment) noexcept {
     return cut.size() < segment.size() && (cut == "." || cut == ".." || cut.empty());
 }
 
-// Whether an escape ("%2f", in lower case) stands there, in a text whose escapes are well-formed; and where it stands first.
-bool escaped_at(std::string_view text, std::size_t at, std::string_view escape) noexcept {
-    return text[at] == '%' && text[at + 1] == escape[1] && lower(text[at + 2]) == escape[2];
-}
-std::size_t find_escape(std::string_view text, std::string_view escape) noexcept {
-    std::size_t at = text.find('%');
-    while (at != std::string_view::npos && !escaped_at(text, at, escape)) at = text.find('%', at + 1);
+// Where an escape ("%2f", in lower case) stands in a segment whose escapes are well-formed.
+std::size_t find_escape(std::string_view segment, std::string_view escape) noexcept {
+    std::size_t at = segment.find(escape.substr(0, 2));
+    while (at != std::string_view::npos && lower(segment[at + 2]) != escape[2]) at = segment.find(escape.substr(0, 2), at + 1);
     return at;
 }
 
@@ -181,6 +178,7 @@ refusal normalise_target(char* data, std::size_t size, std::string_view method, 
         if (n != invalid) n = resolve(begin, n);
         if (n == invalid) return refusal::invalid_target;
         path = {begin, n};
+        out.escapes = path.find('%') != std::string_view::npos;
         out.parameters = path.find(';') != std::string_view::npos || find_escape(path, "%3b") != std::string_view::npos;
     } else if (path.find(';') != std::string_view::npos) {
         out.parameters = true;
@@ -200,12 +198,12 @@ std::string_view read_otherwise(std::string_view path, bool parameters_cut, bool
     bool parameter = false;
     for (std::size_t i = 0; i < path.size() && n < out.size(); ++i) {
         char c = path[i];
-        if (slashes_decoded && escaped_at(path, i, "%2f")) {
-            c = '/';
+        int const byte = c == '%' ? hex_value(path[i + 1]) * 16 + hex_value(path[i + 2]) : 0;
+        if (byte > 0x20 && byte < 0x7f && byte != '%' && (byte != '/' || slashes_decoded)) {
+            c = static_cast<char>(byte);
             i += 2;
         }
-        bool const begins = c == ';' || escaped_at(path, i, "%3b");
-        parameter = parameters_cut && (begins || (parameter && c != '/'));
+        parameter = parameters_cut && (c == ';' || (parameter && c != '/'));
         bool const repeated = c == '/' && n > 0 && out[n - 1] == '/';
         if (!parameter && !repeated) out[n++] = c;
     }

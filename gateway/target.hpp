@@ -16,6 +16,7 @@ struct request_target {
     std::string_view query;      // with its '?', as sent; or empty
     std::string_view authority;  // of an absolute-form target; else empty
     bool encoded_slash = false;  // the path holds %2F, which an api may refuse
+    bool escapes = false;        // the path holds some: what is left is no letter, digit, '-', '.', '_' or '~'
     bool parameters = false;     // a segment has parameters ("/a;b=c"), or has once it is decoded ("/a%3Bb")
 };
 
@@ -25,8 +26,8 @@ struct request_target {
 // escapes that servers read in different ways (%00, %5C, overlong UTF-8, "..;"), are invalid_target.
 refusal normalise_target(char* data, std::size_t size, std::string_view method, request_target& out, bool tls = false) noexcept;
 
-// A normal path as servers see it that take parameters off its segments ("/a;b=c/d" is "/a/d" to Tomcat, and "/a%3Bb/d" to who
-// decodes before), or decode its slashes and merge them, before they look. Written to `out`, and cut where that is full.
+// A normal path as servers see it that decode it before they look ("/a%3Ab" is "/a:b" to most), its slashes too, which they
+// merge, or take parameters off its segments ("/a;b=c/d" is "/a/d" to Tomcat). Written to `out`, and cut where that is full.
 std::string_view read_otherwise(std::string_view path, bool parameters_cut, bool slashes_decoded, std::span<char> out) noexcept;
 
 // A host name for routing: lower-case, without port and trailing dot; in a buffer of its own.

@@ -83,7 +83,8 @@ def one_server(servers):
     api = [{"name": "rest", "upstreams": [servers["open"].url], "require_key": False, "slashes": "keep"},
            {"name": "closed", "path_prefixes": ["/a", "/b/c"], "upstreams": [servers["open"].url], "slashes": "keep"},
            {"name": "stripped", "path_prefixes": ["/s", "/s/t"], "upstreams": [servers["open"].url], "strip_prefix": True, "require_key": False},
-           {"name": "versioned", "path_prefixes": ["/v;2"], "upstreams": [servers["open"].url], "require_key": False}]
+           {"name": "versioned", "path_prefixes": ["/v;2"], "upstreams": [servers["open"].url], "require_key": False},
+           {"name": "marked", "path_prefixes": ["/m:n", "/@me", "/{all}"], "upstreams": [servers["open"].url]}]
     yield from run(Gateway(settings={"api": api}))
 
 
@@ -107,8 +108,17 @@ def test_a_slash_that_is_kept_leads_into_no_closed_one(servers, one_server, targ
     assert len(servers["open"].requests) == before
 
 
+@pytest.mark.parametrize("target", ["/m%3An", "/m%3an/x", "/%40me", "/%7ball%7D/x", "/%7Ball}", "/m%3an;x", "/m:n;x", "/%2fm%3an", "/v%3b2/x"])
+def test_an_escape_leads_into_no_closed_one(servers, one_server, target):
+    """Nearly every server decodes before it looks."""
+    before = len(servers["open"].requests)
+    with one_server.client() as c:
+        problem(c.get(target), 400, "invalid_target")
+    assert len(servers["open"].requests) == before
+
+
 @pytest.mark.parametrize("target, forwarded", [
-    ("/x%2fa/y", "/x%2fa/y"), ("/ab%2F", "/ab%2F"), ("/x;a%2fb;c/%2f", "/x;a%2fb;c/%2f"), ("/x;y/z", "/x;y/z"), ("/ab;x", "/ab;x"), ("/b;x/d", "/b;x/d"), ("/s/u;x", "/u;x"), ("/v;2/x;y", "/v;2/x;y"), ("/x%3by", "/x%3by"),
+    ("/m%3Ao", "/m%3Ao"), ("/x/m%3an", "/x/m%3an"), ("/%40you/%20%C3%A9%25", "/%40you/%20%C3%A9%25"), ("/x%2fa/y", "/x%2fa/y"), ("/ab%2F", "/ab%2F"), ("/x;a%2fb;c/%2f", "/x;a%2fb;c/%2f"), ("/x;y/z", "/x;y/z"), ("/ab;x", "/ab;x"), ("/b;x/d", "/b;x/d"), ("/s/u;x", "/u;x"), ("/v;2/x;y", "/v;2/x;y"), ("/x%3by", "/x%3by"),
     ("/x?;/a", "/x?;/a"), ("/" + "x" * 1030 + ";y/z", "/" + "x" * 1030 + ";y/z")])
 def test_parameters_that_decide_nothing_go_on(one_server, target, forwarded):
     with one_server.client() as c:
