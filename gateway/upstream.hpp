@@ -101,8 +101,8 @@ class upstream_pool {
     void failed(std::int64_t now_ns, error_code const& why) noexcept;
     void succeeded() noexcept;
 
-    // Whether the server's last answer was too long for a small buffer: then the next one gets a large buffer at once, for one read
-    // and one write of 100 KiB cost a tenth less than two reads and a write.
+    // Whether the server's last answer was too long for a small buffer: then the next one gets a large buffer at once, for one
+    // read and one write of 100 KiB cost a tenth less than two reads and a write.
     bool expects_long() const noexcept { return expects_long_; }
     void expect_long(bool yes) noexcept { expects_long_ = yes; }
 
