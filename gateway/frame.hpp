@@ -69,6 +69,16 @@ inline bool tells_who_calls(std::string_view name) noexcept {
                                           begins_folded(name, "x-anonymous-consumer"));
 }
 
+// X-Original-URL and its like, by which proxies tell what they were asked for. (X-Original-Filename is an API's own.)
+inline bool tells_what_was_asked(std::string_view name) noexcept {
+    constexpr std::string_view begin = "x-original-";
+    if (!begins_folded(name, begin)) return false;
+    name.remove_prefix(begin.size());
+    for (std::string_view const what : {"url", "uri", "path", "method", "host", "proto", "scheme", "port", "for", "ip"})
+        if (is_folded(name, what)) return true;
+    return begins_folded(name, "forwarded") || begins_folded(name, "remote") || begins_folded(name, "client");
+}
+
 // Fields beside ours in which proxies tell upstreams of the client, its address or what it asked for (X-Forwarded-Prefix,
 // X-Real-IP, X-Original-URL ...). Frameworks, and what is copied from program to program to find an address, believe them without
 // being told to; a client that is no trusted proxy cannot send them, nor can one behind such a proxy in a spelling that this does
@@ -76,7 +86,7 @@ inline bool tells_who_calls(std::string_view name) noexcept {
 inline bool tells_of_client(std::string_view name) noexcept {
     char const first = lower(name.front());
     if (first == 'x')
-        return begins_folded(name, "x-forwarded-") || begins_folded(name, "x-original-") || is_folded(name, "x-real-ip") ||
+        return begins_folded(name, "x-forwarded-") || tells_what_was_asked(name) || is_folded(name, "x-real-ip") ||
                is_folded(name, "x-rewrite-url") || is_folded(name, "x-client-ip") || is_folded(name, "x-cluster-client-ip") ||
                is_folded(name, "x-forwarded") || is_folded(name, "x-appengine-user-ip");
     char const last = lower(name.back());

@@ -139,6 +139,7 @@ TEST_CASE("what proxies tell of a client comes from trusted ones only") {
     for (char const* const name : {"X-Forwarded-Prefix", "x-forwarded-user", "X-Forwarded-Ssl",
                                    "X_Forwarded_Server", "X-Forwarded-",     "X-Real-IP",
                                    "X.Real.IP",          "X-Original-URL",   "X-Original-Forwarded-For",
+                                   "X_Original_Method",  "X-Original-Host",  "x-original.remote-addr",
                                    "X-Rewrite-URL",      "X-Client-IP",      "X-Cluster-Client-Ip",
                                    "True-Client-IP",     "CF-Connecting-IP", "Fastly_Client-IP",
                                    "Client-IP",          "client_ip",        "X-Forwarded",
@@ -153,8 +154,9 @@ TEST_CASE("what proxies tell of a client comes from trusted ones only") {
         CHECK(named(r.of(get(std::string(name) + ": 1\r\n")), name) == (plain ? 1 : 0));
     }
     r.c.trusted_peer = false;
-    for (char const* const name : {"X-Forward", "X-Forwardeds", "X-Origin", "X-Real-Ip2", "Skip", "X-Ship", "Accept-Language",
-                                   "Some-Client-IP", "Clientip", "Forwarded-Far", "R", "P"}) {
+    for (char const* const name :
+         {"X-Forward", "X-Forwardeds", "X-Origin", "X-Real-Ip2", "Skip", "X-Ship", "Accept-Language", "Some-Client-IP",
+          "Clientip", "Forwarded-Far", "R", "P", "X-Original-Filename", "X-Original-"}) {
         CAPTURE(name);
         CHECK(named(r.of(get(std::string(name) + ": 1\r\n")), name) == 1);
     }
