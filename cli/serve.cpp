@@ -9,6 +9,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <boost/json.hpp>
 #include <csignal>
@@ -127,11 +128,20 @@ class stop_signals {
     int descriptor() const noexcept { return fd_; }
     int take() {
         signalfd_siginfo got{};
-        return ::read(fd_, &got, sizeof got) == sizeof got ? static_cast<int>(got.ssi_signo) : 0;
+        if (::read(fd_, &got, sizeof got) != sizeof got) return 0;
+        if (got.ssi_signo != SIGHUP) ++(passed_on_by_ != 0 && got.ssi_pid == passed_on_by_ ? passed_on_ : told_);
+        return static_cast<int>(got.ssi_signo);
     }
+
+    // That process passes on what it is told. A service manager that tells all processes of a service, and a terminal, give this
+    // one the same wish, which is then one and not two.
+    void expect_from(pid_t before) noexcept { passed_on_by_ = static_cast<std::uint32_t>(before); }
+    bool told_again() const noexcept { return std::max(told_, passed_on_) > 1; }
 
   private:
     int fd_ = -1;
+    std::uint32_t passed_on_by_ = 0;  // as signalfd has it. 0: none; the kernel itself and other namespaces count as others
+    int told_ = 0, passed_on_ = 0;    // to stop
 };
 
 // Until this process serves, SIGTERM, SIGINT and the end of the process before end it at once: loading may take long, and nobody
@@ -507,16 +517,9 @@ class gateway_process {
     std::atomic<bool> handed_over_ = false;
 };
 
-// Why a process goes down.
-struct ending {
-    bool handed_over = false;  // a successor serves
-    bool signalled = false;
-};
-
 // Drains in a thread of its own, so that a signal can end the process at once: the rings keep what is not journalled. Behind a
 // handover the first one only ends the patience with idle clients, for it may have been meant for the whole service.
-void drain(gateway_process& gateway, std::chrono::milliseconds bound, stop_signals& signals, ending const& why) {
-    auto const [handed_over, signalled] = why;
+void drain(gateway_process& gateway, std::chrono::milliseconds bound, stop_signals& signals, bool handed_over) {
     int const done = ::eventfd(0, EFD_CLOEXEC);
     std::thread worker([&] {
         gateway.stop(bound);
@@ -524,13 +527,13 @@ void drain(gateway_process& gateway, std::chrono::milliseconds bound, stop_signa
         std::uint64_t const one = 1;
         if (::write(done, &one, sizeof one) != sizeof one) log::error("stop", "cannot say that the drain has ended");
     });
-    for (bool first = handed_over && !signalled;;) {
+    for (;;) {
         int const signal = signals.wait(done);
         if (signal == 0) break;
         if (signal == SIGHUP) {
             if (handed_over) gateway.next().ask();
-        } else if (std::exchange(first, false)) {
-            gateway.hurry();
+        } else if (!signals.told_again()) {
+            if (handed_over) gateway.hurry();
         } else {
             log::warn("stop", "{} signal: ending at once", handed_over ? "another" : "second");
             gateway.next().press();
@@ -542,8 +545,8 @@ void drain(gateway_process& gateway, std::chrono::milliseconds bound, stop_signa
     ::close(done);
 }
 
-// To the end: SIGTERM or SIGINT, or a successor that serves.
-ending run_until_end(gateway_process& gateway, stop_signals& signals) {
+// To the end: SIGTERM or SIGINT, or a successor that serves (then true).
+bool run_until_end(gateway_process& gateway, stop_signals& signals) {
     auto& next = gateway.next();
     for (;;) {
         int const signal = signals.wait(next.wake());
@@ -551,11 +554,11 @@ ending run_until_end(gateway_process& gateway, stop_signals& signals) {
             next.ask();
         } else if (signal != 0) {
             next.cancel();
-            if (!next.turn()) return {false, true};
+            if (!next.turn()) return false;
             gateway.hurry();  // a successor serves, and stops too unless the signal came when all was let go
-            return {true, true};
+            return true;
         } else if (next.turn()) {
-            return {true, false};
+            return true;
         }
     }
 }
@@ -587,13 +590,12 @@ int run_gateway(serve_flags const& f, predecessor* before, stop_signals& signals
     log::info("memory", "{}", gateway.server().memory_bound());
     s.err << gateway.greeting() + "\n" << std::flush;  // in one write: the log's thread writes to the same place
     up();
-    auto const why = run_until_end(gateway, signals);
-    bool const handed_over = why.handed_over;
+    bool const handed_over = run_until_end(gateway, signals);
     if (!handed_over) notify("STOPPING=1");
     auto const* const event = handed_over ? "reload" : "stop";
     log::info(event, "draining for at most {} ms; {} signal ends at once", settings.drain.count(),
               handed_over ? "a successor serves, another" : "a second");
-    drain(gateway, settings.drain, signals, why);
+    drain(gateway, settings.drain, signals, handed_over);
     log::info(event, "every request is on record");
     if (gateway.next().fallen()) return exit_error;
     if (handed_over && ::isatty(STDERR_FILENO) == 1)  // whose shell now shows its prompt
@@ -609,6 +611,7 @@ int serve(serve_flags const& f, streams& s) {
     stop_signals signals;
     auto const before = predecessor::find();
     if (!before) return run_gateway(f, nullptr, signals, s, [] {});
+    signals.expect_from(::getppid());
     // Until it serves, what this process says goes to the one before it, too: the person who asked for the reload wants to see
     // it.
     std::ostringstream said;

@@ -6,6 +6,8 @@ import contextlib
 import fcntl
 import json
 import os
+import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -269,6 +271,45 @@ def test_P2_a_successor_told_to_stop_once_it_serves_ends_in_order_and_says_so_by
     before.served()
     before.process.terminate()
     assert before.end() == 0 and not before.ready.exists()
+
+
+@pytest.mark.parametrize("more", [0, 1], ids=["and_that_is_all", "and_once_more"])
+@pytest.mark.parametrize("first", ["predecessor", "manager"])
+def test_P2_a_stop_that_the_old_one_passes_on_and_the_service_manager_gives_too_is_one(before, up, first, more):
+    """A manager tells all processes of a service at once, a terminal those of a job."""
+    path, go = "/" + unique(), threading.Event()
+    up.on(path, lambda x: (go.wait(bound(20)), x.answer(200, [], b"late")))
+    before.give()
+    before.hear("prepared")
+    before.line.send(b"quiet")
+    before.hear("serving")
+    before.line.send(b"main")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        made = pool.submit(before.gateway.create_key)
+        before.line.send(b"done " + before.hear("refresh").split(" ")[1].encode())
+        key = made.result()["key"]
+    pid = before.process.pid
+
+    def tell(who):
+        if who == "predecessor":
+            os.kill(pid, signal.SIGTERM)
+        else:
+            subprocess.run(["/bin/kill", "-TERM", str(pid)], check=True)
+        wait_until(lambda: re.search(r"^ShdPnd:\s+0+$", pathlib.Path(f"/proc/{pid}/status").read_text(), re.M), 10, "its notice")
+    with RawClient(before.listener.getsockname()) as flying:
+        flying.request("GET", path, key)
+        up.wait(lambda: up.seen(path))
+        tell(first)
+        wait_until(lambda: "draining for at most" in before.gateway.log(), 10, "the drain")
+        tell("manager" if first == "predecessor" else "predecessor")
+        if more:
+            tell(first)
+            assert before.end() == 1
+            go.set()
+        else:
+            go.set()
+            assert flying.response().body == b"late"
+            assert before.end() == 0
 
 
 def test_P3_SIGHUP_to_a_successor_that_starts_is_a_reload_when_it_may_have_one(before):
