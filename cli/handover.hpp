@@ -12,11 +12,12 @@
 //   new -> old  serving JSON         clients are served; JSON lists the listeners that it had no use for
 //   old -> new  main                 the old one is no longer the service: the sockets are let go
 //   new -> old  failed TEXT          instead of prepared or serving: why not
+// from then on:
+//   new -> old  refresh N, flush N   keys have changed; records are wanted in usage.db. Answer: done N (TEXT: why it failed)
+//   old -> new  again                SIGHUP came to the old one
+//
 // Who is to stop before `main` was said tells a successor that may serve by SIGTERM, and then both end in order. One that cannot
 // serve yet, for `quiet` was not said, is killed.
-// from then on:
-//   new -> old  refresh N, flush N   keys have changed; records are wanted in usage.db. Answer: done N, or done N TEXT where it
-//   failed old -> new  again                SIGHUP came to the old one
 
 #include <sys/types.h>
 
