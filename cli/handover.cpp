@@ -517,7 +517,7 @@ result<channel::message> handover::next(channel& from, std::string_view word, st
 result<void> handover::quiet(steady::time_point until) {
     for (;;) {
         auto const left = std::chrono::ceil<std::chrono::milliseconds>(until - steady::now());
-        auto const done = hooks_.quiet(std::clamp<std::chrono::milliseconds>(left, 0ms, stop_look));
+        auto done = hooks_.quiet(std::clamp<std::chrono::milliseconds>(left, 0ms, stop_look));
         std::lock_guard const lock(guard_);
         if (stage_ == stage::cancelled) return error{errc::unavailable, "the gateway is stopping"};
         may_serve_ = done.has_value();

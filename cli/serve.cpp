@@ -194,7 +194,7 @@ class start_watch {
         std::_Exit(exit_ok);
     }
     [[noreturn]] void give_up(char const* why) {
-        before_->failed(why);
+        if (before_ != nullptr) before_->failed(why);
         log::error("start", "{}", why);
         log::stop();
         std::_Exit(exit_error);

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from conftest import run
-from harness import SLOW, Gateway, bound, chunked, problem, request_bytes, served, told_fields, unique, wait_until
+from harness import PROGRAM, SLOW, Gateway, bound, chunked, problem, request_bytes, served, told_fields, unique, wait_until
 
 MIB = 1 << 20
 MEMORY_SLACK = 16 * MIB * (4 if SLOW > 1 else 1)  # sanitizers keep freed memory in quarantine
@@ -162,6 +162,8 @@ def test_a_response_that_drips_behind_a_long_one_holds_no_large_buffer(up, frami
                  re.findall(r"^(\w+)-(\w+) rw-p 0+ 00:00 0 *$", pathlib.Path(f"/proc/{g.pid}/maps").read_text(), re.M)]
         return sum(size for size in sizes if size < 32 << 20)  # (no heap of a thread)
 
+    # ThreadSanitizer maps memory of its own for each connection.
+    countable = b"__tsan_init" not in pathlib.Path(PROGRAM).read_bytes()
     for g in run(Gateway(up, workers=1)):
         key = g.create_key()["key"]
         with contextlib.ExitStack() as open_streams:
@@ -172,7 +174,7 @@ def test_a_response_that_drips_behind_a_long_one_holds_no_large_buffer(up, frami
                 e = open_streams.enter_context(g.client())
                 e.request("GET", events, key)
                 wait_until(lambda: b"event" in e.reader.buffer or e.reader.fill(time.monotonic() + bound(5)), 10, "the first event")
-            wait_until(lambda: mapped(g) - before < streams << 18, 10, "the large buffers, given back")
+            wait_until(lambda: not countable or mapped(g) - before < streams << 18, 10, "the large buffers, given back")
             over.set()
 
 
