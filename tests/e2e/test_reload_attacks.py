@@ -254,11 +254,11 @@ def test_P4_R1_a_reload_with_few_descriptors_comes_about_or_changes_nothing(demo
 def test_P4_no_proc(tmp_path, up):
     """Without /proc the program is found by its name."""
     inside = ["unshare", "--mount", "--propagation", "private", "sh", "-c", 'mount -t tmpfs tmpfs /proc && exec "$0" "$@"']
-    # LeakSanitizer looks for threads in /proc, and ends a program that has none with an error.
-    environment = {"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"}
+    if b"__asan_init" in pathlib.Path(PROGRAM).read_bytes():
+        pytest.skip("LeakSanitizer needs /proc, even to be told that it is not wanted")
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
         pytest.skip("needs a mount namespace of its own")
-    gateway = Gateway(up, dict(QUICK), prefix=inside, environment=environment)
+    gateway = Gateway(up, dict(QUICK), prefix=inside)
     for _ in run(gateway):
         pid = gateway.pid
         done = gateway.cli("reload", check=False)
