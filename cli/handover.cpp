@@ -631,6 +631,7 @@ void handover::run() {
 // The pair has ended while this process drains. How the successor ended is looked at and left for the service manager, which gets
 // it as its child when this process ends, and learns only then that its main process is dead.
 void handover::watch(successor const& s) {
+    ended_ = true;
     auto const until = steady::now() + end_patience;
     siginfo_t how{};
     for (;;) {

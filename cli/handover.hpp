@@ -165,6 +165,7 @@ class handover {
     void see_off(std::chrono::milliseconds patience);
     void press() noexcept;
     bool fallen() const noexcept { return fallen_; }  // the successor died as this process drained, and nobody came in its place
+    bool ended() const noexcept { return ended_; }    // the successor has ended as this process drained, however it did
     void close();                                     // cancel(), and no hook is called any more
 
     // --- any thread
@@ -195,6 +196,7 @@ class handover {
     int wake_ = -1;
     std::thread thread_;
     std::atomic<bool> fallen_ = false;
+    std::atomic<bool> ended_ = false;
 
     std::mutex guard_;  // for all below
     std::condition_variable gone_on_;

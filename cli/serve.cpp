@@ -441,7 +441,8 @@ class gateway_process {
             server_->hurry();
             auto const until = steady_ns() + std::chrono::nanoseconds(fallen_patience).count();
             while (!drained_ && steady_ns() < until) {
-                if (lock_holder(paths_) != holder_name("gateway", successor)) return false;  // another one serves already
+                auto const holder = lock_holder(paths_);  // a command that ran meanwhile serves nobody
+                if (holder.starts_with("gateway") && holder != holder_name("gateway", successor)) return false;
                 std::this_thread::sleep_for(10ms);
             }
             if (!drained_) server_->end_now();
@@ -598,7 +599,7 @@ int run_gateway(serve_flags const& f, predecessor* before, stop_signals& signals
     drain(gateway, settings.drain, signals, handed_over);
     log::info(event, "every request is on record");
     if (gateway.next().fallen()) return exit_error;
-    if (handed_over && ::isatty(STDERR_FILENO) == 1)  // whose shell now shows its prompt
+    if (handed_over && !gateway.next().ended() && ::isatty(STDERR_FILENO) == 1)  // whose shell now shows its prompt
         s.err << fmt::format("latchkey: {} goes on in the background; SIGTERM stops it\n",
                              lock_holder(data_paths(settings.data_dir)))
               << std::flush;

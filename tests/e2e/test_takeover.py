@@ -386,7 +386,9 @@ def test_P2_SIGTERM_at_any_moment_of_a_reload_ends_both_in_order(live, told):
     on_record(live, sent)
 
 
-def test_P1_a_successor_killed_while_the_old_one_drains_is_told_aloud_and_ends_that_one_soon(live, up):
+@pytest.mark.parametrize("command", [None, "status", "keys list"])
+def test_P1_a_successor_killed_while_the_old_one_drains_is_told_aloud_and_ends_that_one_soon(live, up, command):
+    """A command that runs then takes the lock for a moment, but it is no gateway that serves."""
     path = "/" + unique()
     up.on(path, lambda x: x.until_closed())
     live.settings = {**live.settings, "client": {"idle": "1h", "takeover_idle": "1h"}, "drain": "1h"}
@@ -400,6 +402,8 @@ def test_P1_a_successor_killed_while_the_old_one_drains_is_told_aloud_and_ends_t
         old = live.reload()
         live.process.kill()
         assert idle.end(20) == "fin"
+        if command:
+            live.cli(*command.split(), check=False)
         assert flying.end(20) in ("reset", "fin")
         assert old.wait(bound(20)) == 1
     live.before.remove(old)
