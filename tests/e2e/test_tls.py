@@ -295,10 +295,9 @@ def test_10_MiB_each_way_arrive_as_they_were(secure, its_key, upstream, versions
         x.answer(200, [], data)
     upstream.on(path, script)
     with secure.tls_client(versions=versions) as c:
-        sender = threading.Thread(target=c.request, args=("POST", path, its_key, fields, data))
-        sender.start()
+        # By one thread: Python 3.11 lets two threads into one TLS object at once, and that breaks it now and then.
+        c.send(request_bytes("POST", path, its_key, fields, data), timeout=60)
         r = c.response(timeout=60)
-        sender.join()
         assert r.body == data and digest.digest() == hashlib.sha256(data).digest()
         alive_after(c, its_key)
     record = secure.record(rid)
