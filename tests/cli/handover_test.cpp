@@ -16,8 +16,8 @@ using namespace std::chrono_literals;
 
 namespace {
 
-// Says what a successor says; `dd` takes one message each time. It ends with the pair of sockets, not by the SIGTERM that a process
-// which is to stop may pass on.
+// Says what a successor says; `dd` takes one message each time. It ends with the pair of sockets, not by the SIGTERM that a
+// process which is to stop may pass on.
 constexpr char const* successor = R"(
 trap '' TERM
 hear() { dd bs=65536 count=1 <&3 >/dev/null 2>&1; }
