@@ -55,6 +55,7 @@ lease buffer_pool::lend(char* data, std::size_t bytes) noexcept {
 }
 
 lease buffer_pool::small() {
+    if (!fits(small_bytes_)) return {};
     char* p = nullptr;
     if (free_small_.empty()) {
         p = map(small_bytes_);
@@ -67,7 +68,7 @@ lease buffer_pool::small() {
 }
 
 lease buffer_pool::large() {
-    if (large_lent_ >= large_max_) return small();
+    if (large_lent_ >= large_max_ || !fits(large_bytes_)) return small();
     char* p = nullptr;
     if (free_large_.empty()) {
         p = map(large_bytes_);
@@ -78,6 +79,22 @@ lease buffer_pool::large() {
     }
     ++large_lent_;
     return lend(p, large_bytes_);
+}
+
+bool buffer_pool::promise_small(promise& p) noexcept {
+    if (p.pool_) return true;
+    if (!fits(small_bytes_)) return false;
+    p.pool_ = this;
+    ++promised_;
+    return true;
+}
+
+lease buffer_pool::redeem(promise& p, bool large_one) {
+    bool const was_promised = p.pool_ != nullptr;
+    p.reset();
+    lease got = large_one ? large() : small();
+    if (!got && was_promised) promise_small(p);
+    return got;
 }
 
 void buffer_pool::give_back(char* data, std::size_t size) noexcept {

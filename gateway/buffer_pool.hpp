@@ -1,7 +1,8 @@
 #pragma once
 // Buffers that a worker lends while bytes are in hand; an idle connection holds none. Two sizes: `small` (a head with room
 // behind it) and `large` (long bodies). When all large ones are lent, callers go on with small ones; when the bound on all memory
-// is reached, or the kernel has none, they get an empty lease and must do without: never an allocation beyond. One thread.
+// is reached, or the kernel has none, they get an empty lease and must do without: never an allocation beyond. Who will need one
+// later, and cannot do without then, has it promised: nobody else is lent the memory for it meanwhile. One thread.
 
 #include <cstddef>
 #include <cstdint>
@@ -45,6 +46,22 @@ class lease {
     std::size_t size_ = 0;
 };
 
+// A claim on one small buffer of a pool, or nothing. Returned on destruction.
+class promise {
+  public:
+    promise() = default;
+    promise(promise const&) = delete;
+    promise& operator=(promise const&) = delete;
+    ~promise() { reset(); }
+
+    explicit operator bool() const noexcept { return pool_ != nullptr; }
+    void reset() noexcept;
+
+  private:
+    friend class buffer_pool;
+    buffer_pool* pool_ = nullptr;
+};
+
 class buffer_pool {
   public:
     // `memory_max`: bytes that all buffers, lent or kept, may take.
@@ -58,15 +75,21 @@ class buffer_pool {
     // A large buffer, or a small one where all large ones are lent or cannot be had; empty as small().
     lease large();
 
+    // Makes `p` a claim, where it is none yet. False: there is no memory for it.
+    bool promise_small(promise& p) noexcept;
+    // What small() or large() lends, with the memory that was promised. Empty only where there was no promise or the kernel has
+    // no memory; then the claim stands.
+    lease redeem(promise& p, bool large);
+
     // Frees unused buffers beyond `keep_small`, and half of the unused large ones. The sweep calls it.
     void trim(std::size_t keep_small) noexcept;
 
     std::size_t small_bytes() const noexcept { return small_bytes_; }
     std::size_t large_bytes() const noexcept { return large_bytes_; }
     std::size_t lent() const noexcept { return lent_; }  // buffers out now, of either size
-    // Memory that they take, and all that is mapped: with what is kept for the next one.
+    // Memory that they and what is promised take, and all that is mapped: with what is kept for the next one.
     std::size_t lent_bytes() const noexcept {
-        return cost(small_bytes_) * (lent_ - large_lent_) + cost(large_bytes_) * large_lent_;
+        return cost(small_bytes_) * (lent_ - large_lent_ + promised_) + cost(large_bytes_) * large_lent_;
     }
     std::size_t mapped_bytes() const noexcept { return mapped_; }
 
@@ -75,8 +98,10 @@ class buffer_pool {
 
   private:
     friend class lease;
+    friend class promise;
     static constexpr std::size_t colour_bytes = 8192;
     void give_back(char* data, std::size_t size) noexcept;
+    bool fits(std::size_t bytes) const noexcept { return lent_bytes() + cost(bytes) <= memory_max_; }
     char* map(std::size_t bytes) noexcept;
     void unmap(char* data, std::size_t bytes) noexcept;
     lease lend(char* data, std::size_t bytes) noexcept;
@@ -88,6 +113,7 @@ class buffer_pool {
     std::size_t mapped_ = 0;
     std::size_t large_lent_ = 0;
     std::size_t lent_ = 0;
+    std::size_t promised_ = 0;
     std::size_t colour_ = 0;
     std::vector<char*> free_small_;
     std::vector<char*> free_large_;
@@ -98,6 +124,11 @@ inline void lease::reset() noexcept {
     pool_ = nullptr;
     data_ = nullptr;
     size_ = 0;
+}
+
+inline void promise::reset() noexcept {
+    if (pool_) --pool_->promised_;
+    pool_ = nullptr;
 }
 
 }  // namespace latchkey::gateway

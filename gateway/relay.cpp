@@ -78,6 +78,7 @@ task<refusal> session::ask_upstream(exchange& x) {
         }
         x.up->pool().discard(x.up);
         x.up = nullptr;
+        w_.buffers().promise_small(x.answer_room);  // what the discarded one held is free again
         x.up_bytes = 0;
         x.upstream_deaf = false;
         x.retried = true;
@@ -194,9 +195,9 @@ task<refusal> session::read_answer(exchange& x) {
         io_result r;
         if (up.begin == up.end) up.begin = up.end = 0;
         if (up.end == 0 && interim == 0) {
-            r = co_await up.io.read_next(w_.buffers(), up.in, up.pool().expects_long());
-            // The answer is there, but no buffer for it: it waits in the kernel. It cannot be refused any more, for the upstream
-            // has done what was asked.
+            r = co_await up.io.read_next(w_.buffers(), up.in, up.pool().expects_long(), &x.answer_room);
+            // The answer is there, and the kernel has no memory for the buffer that it was promised: it waits. It cannot be
+            // refused any more, for the upstream has done what was asked.
             if (r.ec == asio::error::no_buffer_space) {
                 if (x.uploading || steady_ns() < x.asked_ns + ns(x.api->deadlines.response_head)) {
                     co_await w_.next_sweep();
@@ -347,6 +348,7 @@ task<bool> session::relay_rest(exchange& x, body_kind kind, std::uint64_t left, 
     // What came with the head is sent: its buffer serves the rest too, so a response that has begun needs none that might not be
     // there.
     lease buffer = std::move(up.in);
+    x.out.reset();  // nor is that of the heads needed for as long as the rest may take
     if (kind == body_kind::length && left > buffer.size()) enlarge(buffer, buffers);
     // A large one that the answer before made expected, and that was not needed: an event stream would hold it for hours.
     bool const unneeded = (kind == body_kind::length ? left : up.end) <= buffers.small_bytes();

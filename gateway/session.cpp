@@ -360,7 +360,7 @@ refusal session::within_limits(exchange& x) {
 // so that the head is one piece of memory: a plain send costs less than a gathered one.
 refusal session::rewrite(exchange& x, head const& h, keystore::key_view const* key, std::string_view trace) {
     x.out = w_.buffers().small();
-    if (!x.out) return refusal::overloaded;
+    if (!x.out || !w_.buffers().promise_small(x.answer_room)) return refusal::overloaded;
     forward_context c;
     c.api = x.api;
     c.frame = &x.frame;

@@ -150,19 +150,30 @@ status stream::shake_hands(read_op& o) noexcept {
 
 // --- reading
 
-stream::read_awaiter stream::read_next(buffer_pool& pool, lease& into, bool large) noexcept {
+bool stream::read_op::borrow() {
+    if (!*into) *into = promised ? pool->redeem(*promised, large) : large ? pool->large() : pool->small();
+    return static_cast<bool>(*into);
+}
+
+void stream::read_op::give_back() noexcept {
+    into->reset();
+    if (promised) pool->promise_small(*promised);
+}
+
+stream::read_awaiter stream::read_next(buffer_pool& pool, lease& into, bool large, promise* promised) noexcept {
     read_.data = nullptr;
     read_.size = 0;
     read_.pool = &pool;
     read_.into = &into;
     read_.large = large;
+    read_.promised = promised;
     read_.finished = false;
     // What TLS holds already gives no event. (What is still in the kernel does, or the reactor knows of it.)
     if (tls_ && !read_.pending && tls_->pending()) {
-        if (!into) into = pool.small();
-        auto const [ec, n] = into ? tls_->read(into.data(), into.size(), false) : io_result{asio::error::no_buffer_space, 0};
+        auto const [ec, n] =
+            read_.borrow() ? tls_->read(into.data(), into.size(), false) : io_result{asio::error::no_buffer_space, 0};
         if (would_block(ec)) {
-            into.reset();
+            read_.give_back();
         } else {
             read_.ec_ = ec;
             read_.bytes_transferred_ = n;
@@ -252,8 +263,7 @@ status stream::perform_read(asio::detail::reactor_op* base) {
     char* data = o.data;
     std::size_t size = o.size;
     if (!data) {
-        if (!*o.into) *o.into = o.large ? o.pool->large() : o.pool->small();
-        if (!*o.into) {
+        if (!o.borrow()) {
             o.ec_ = asio::error::no_buffer_space;
             return status::done;  // what came stays in the kernel
         }
@@ -262,7 +272,7 @@ status stream::perform_read(asio::detail::reactor_op* base) {
     }
     auto const [ec, n] = receive(s.tls_.get(), s.descriptor_, data, size);
     if (would_block(ec)) {
-        if (!o.data) o.into->reset();
+        if (!o.data) o.give_back();
         return status::not_done;
     }
     o.ec_ = ec;

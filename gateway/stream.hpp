@@ -79,9 +79,9 @@ class stream {
         void await_suspend(std::coroutine_handle<> h) noexcept { s.start_read(h); }
         io_result await_resume() const noexcept { return s.take_read(); }
     };
-    // Between messages: waits, then reads into a buffer lent from `pool` at that moment (a large one on request), kept in `into`.
-    // no_buffer_space where the pool has none: nothing was read then.
-    read_awaiter read_next(buffer_pool& pool, lease& into, bool large = false) noexcept;
+    // Between messages: waits, then reads into a buffer lent from `pool` at that moment (a large one on request; what was
+    // `promised`, where that is given), kept in `into`. no_buffer_space where the pool has none: nothing was read then.
+    read_awaiter read_next(buffer_pool& pool, lease& into, bool large = false, promise* promised = nullptr) noexcept;
     // Within a message: tries at once, then waits. `size` > 0. Every at_once_max-th success in a row is handed over by the loop
     // nevertheless, so that a peer that always has more ready keeps neither the other connections nor the sweep waiting.
     read_awaiter read_more(char* data, std::size_t size) noexcept;
@@ -150,10 +150,13 @@ class stream {
         buffer_pool* pool = nullptr;
         lease* into = nullptr;
         bool large = false;
+        promise* promised = nullptr;
         watcher watch = nullptr;
         void* context = nullptr;
         tls_context const* handshake = nullptr;  // it is this that is waited for
         bool finished = false;                   // the first try succeeded: nothing to wait for
+        bool borrow();                           // a buffer for what has come
+        void give_back() noexcept;               // it had not, after all
     };
     struct write_op : op {
         explicit write_op(stream& s) : op(&stream::perform_write, &stream::complete_write, s) {}

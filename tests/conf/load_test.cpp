@@ -301,17 +301,17 @@ TEST_CASE("memory that is too little for the workers is named with its place, an
         CHECK(all(grown.findings) == "");
         CHECK(grown.value.limit.memory == 1ULL << 30U);
     }
-    CHECK(with("workers = 160").value.limit.memory == 640ULL << 20U);
-    CHECK(with("workers = 1").value.limit.memory == 640ULL << 20U);
+    CHECK(with("workers = 240").value.limit.memory == 960ULL << 20U);
+    CHECK(with("workers = 1").value.limit.memory == 960ULL << 20U);
 }
 
 TEST_CASE("workers that are set after the file grow the memory that nobody set, and only that") {
     for (bool const said : {false, true}) {
         auto settings = with(said ? "workers = 1\n[limits]\nmemory = \"8MiB\"" : "workers = 1").value;
-        settings.workers = 200;
+        settings.workers = 250;
         conf::settle(settings);
-        CHECK(settings.limit.memory == (said ? 8ULL << 20U : 800ULL << 20U));
-        CHECK(has(all(conf::check(settings)), "too few for 200 workers") == said);
+        CHECK(settings.limit.memory == (said ? 8ULL << 20U : 1000ULL << 20U));
+        CHECK(has(all(conf::check(settings)), "too few for 250 workers") == said);
     }
 }
 

@@ -187,8 +187,8 @@ def test_memory_for_too_few_workers_is_found_by_the_check_and_stops_the_start_wi
 
 
 def test_more_workers_than_the_default_memory_is_for_start(upstream):
-    g = Gateway(upstream, settings={"usage": {"ring_bytes": "64KiB"}}, workers=161).start()
+    g = Gateway(upstream, settings={"usage": {"ring_bytes": "64KiB"}}, workers=241).start()
     try:
-        wait_until(lambda: "buffers 644 MiB" in g.log(), 5, "the log's line on memory")  # logs have a thread of their own
+        wait_until(lambda: "buffers 964 MiB" in g.log(), 5, "the log's line on memory")  # logs have a thread of their own
     finally:
         g.stop()

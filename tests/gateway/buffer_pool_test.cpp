@@ -130,3 +130,55 @@ TEST_CASE("where a large buffer does not fit a small one is lent, and unused lar
     CHECK(many.back());
     CHECK(pool.mapped_bytes() <= buffer_pool::cost(65536) + buffer_pool::cost(4096));
 }
+
+TEST_CASE("what is promised is lent to nobody else") {
+    std::size_t const cost = buffer_pool::cost(4096);
+    buffer_pool pool(4096, 65536, 2, 3 * cost);
+    promise p;
+    REQUIRE(pool.promise_small(p));
+    CHECK(pool.promise_small(p));  // it has one
+    CHECK(pool.lent_bytes() == cost);
+    CHECK(pool.lent() == 0);
+    std::vector<lease> others;
+    others.push_back(pool.small());
+    others.push_back(pool.small());
+    CHECK(others.back());
+    CHECK_FALSE(pool.small());
+    CHECK_FALSE(pool.large());
+    promise none;
+    CHECK_FALSE(pool.promise_small(none));
+    CHECK_FALSE(none);
+    CHECK_FALSE(pool.redeem(none, false));
+    lease mine = pool.redeem(p, true);
+    CHECK(mine.size() == 4096);
+    CHECK_FALSE(p);
+    CHECK_FALSE(pool.redeem(p, false));  // once
+    CHECK(pool.mapped_bytes() == 3 * cost);
+    mine.reset();
+    CHECK(pool.promise_small(p));
+}
+
+TEST_CASE("a promise that is not redeemed is returned") {
+    buffer_pool pool(4096, 65536, 2, buffer_pool::cost(4096));
+    {
+        promise p;
+        REQUIRE(pool.promise_small(p));
+        CHECK_FALSE(pool.small());
+    }
+    CHECK(pool.lent_bytes() == 0);
+    CHECK(pool.small());
+}
+
+TEST_CASE("large buffers leave what is promised, and a promise can become a large one where there is room") {
+    std::size_t const small = buffer_pool::cost(4096);
+    buffer_pool pool(4096, 65536, 2, 2 * buffer_pool::cost(65536) + small - 1);
+    lease first = pool.large();
+    CHECK(first.size() == 65536);
+    promise p;
+    REQUIRE(pool.promise_small(p));
+    CHECK(pool.large().size() == 4096);  // there was room for a large one, and then none for what is promised
+    pool.trim(0);
+    lease mine = pool.redeem(p, true);
+    CHECK(mine.size() == 65536);
+    CHECK(pool.lent_bytes() == 2 * buffer_pool::cost(65536));
+}
