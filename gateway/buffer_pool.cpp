@@ -51,6 +51,7 @@ void buffer_pool::unmap(char* data, std::size_t bytes) noexcept {
 
 lease buffer_pool::lend(char* data, std::size_t bytes) noexcept {
     ++lent_;
+    lent_bytes_ += cost(bytes);
     return {this, data, bytes};
 }
 
@@ -85,7 +86,7 @@ bool buffer_pool::promise_small(promise& p) noexcept {
     if (p.pool_) return true;
     if (!fits(small_bytes_)) return false;
     p.pool_ = this;
-    ++promised_;
+    lent_bytes_ += cost(small_bytes_);
     return true;
 }
 
@@ -99,6 +100,7 @@ lease buffer_pool::redeem(promise& p, bool large_one) {
 
 void buffer_pool::give_back(char* data, std::size_t size) noexcept {
     --lent_;
+    lent_bytes_ -= cost(size);
     if (size == large_bytes_) {
         --large_lent_;
         free_large_.push_back(data);  // reserved for large_max_

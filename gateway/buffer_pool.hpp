@@ -88,9 +88,7 @@ class buffer_pool {
     std::size_t large_bytes() const noexcept { return large_bytes_; }
     std::size_t lent() const noexcept { return lent_; }  // buffers out now, of either size
     // Memory that they and what is promised take, and all that is mapped: with what is kept for the next one.
-    std::size_t lent_bytes() const noexcept {
-        return cost(small_bytes_) * (lent_ - large_lent_ + promised_) + cost(large_bytes_) * large_lent_;
-    }
+    std::size_t lent_bytes() const noexcept { return lent_bytes_; }
     std::size_t mapped_bytes() const noexcept { return mapped_; }
 
     // What one buffer of a size takes, with the room for its colour.
@@ -101,7 +99,7 @@ class buffer_pool {
     friend class promise;
     static constexpr std::size_t colour_bytes = 8192;
     void give_back(char* data, std::size_t size) noexcept;
-    bool fits(std::size_t bytes) const noexcept { return lent_bytes() + cost(bytes) <= memory_max_; }
+    bool fits(std::size_t bytes) const noexcept { return lent_bytes_ + cost(bytes) <= memory_max_; }
     char* map(std::size_t bytes) noexcept;
     void unmap(char* data, std::size_t bytes) noexcept;
     lease lend(char* data, std::size_t bytes) noexcept;
@@ -113,7 +111,7 @@ class buffer_pool {
     std::size_t mapped_ = 0;
     std::size_t large_lent_ = 0;
     std::size_t lent_ = 0;
-    std::size_t promised_ = 0;
+    std::size_t lent_bytes_ = 0;  // with what is promised
     std::size_t colour_ = 0;
     std::vector<char*> free_small_;
     std::vector<char*> free_large_;
@@ -127,7 +125,7 @@ inline void lease::reset() noexcept {
 }
 
 inline void promise::reset() noexcept {
-    if (pool_) --pool_->promised_;
+    if (pool_) pool_->lent_bytes_ -= buffer_pool::cost(pool_->small_bytes_);
     pool_ = nullptr;
 }
 
