@@ -3,6 +3,7 @@
 Environment: LATCHKEY (the program; default build/release/latchkey), LATCHKEY_SLOW (factor on every bound; see README.md).
 """
 import atexit
+import contextlib
 import csv
 import ctypes
 import io
@@ -10,6 +11,7 @@ import itertools
 import json
 import os
 import pathlib
+import random
 import re
 import resource
 import shutil
@@ -45,6 +47,17 @@ serials = itertools.count(1)
 def unique(stem="t"):
     """A text that no other test of this run has: for paths and request ids."""
     return f"{stem}-{os.getpid():x}-{next(serials)}"
+
+
+def lasting_port():
+    """A port that is free at every address and stays so: the kernel gives it to nobody who asks for any. (One that it gave to
+    127.0.0.1 may be another test's at 127.0.0.2 meanwhile, and is then not to be had at 0.0.0.0.)"""
+    lowest = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for _ in range(100):
+        port = random.randrange(max(1024, lowest - 12_000), lowest)
+        with contextlib.suppress(OSError), socket.create_server(("0.0.0.0", port)):
+            return port
+    raise AssertionError(f"no free port below {lowest}")
 
 
 def wait_until(condition, timeout=10, what="the condition", pause=0.01):
@@ -422,8 +435,7 @@ class Nginx:
         self.root = self.folder / "root"
         self.root.mkdir()
         self.folder.chmod(0o755)
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            self.port = taken.getsockname()[1]
+        self.port = lasting_port()
         self.url = f"http://127.0.0.1:{self.port}"
         config = self.folder / "nginx.conf"
         temp = "".join(f"    {n}_temp_path {self.folder}/{n};\n" for n in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))

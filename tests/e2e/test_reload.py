@@ -17,8 +17,8 @@ import time
 import pytest
 
 from conftest import run
-from harness import (PROGRAM, SLOW, Broken, Gateway, RawClient, TimedOut, Upstream, bound, certificate, problem, request_bytes,
-                     running, served, temporary_folder, tls_settings, unique, wait_until)
+from harness import (PROGRAM, SLOW, Broken, Gateway, RawClient, TimedOut, Upstream, bound, certificate, lasting_port, problem,
+                     request_bytes, running, served, temporary_folder, tls_settings, unique, wait_until)
 
 QUICK = {"client": {"idle": "1s"}, "usage": {"flush_interval": "50ms", "ring_bytes": "1MiB"}, "drain": f"{int(20 * SLOW)}s"}
 
@@ -263,9 +263,7 @@ def test_P4_an_idle_connection_gets_one_more_answer_and_a_silent_one_is_closed(l
 def test_P4_new_settings_are_in_force_when_the_command_returns(live, up):
     key = live.create_key()["key"]
     other = Upstream(lambda x: x.answer(200, [], b"other"))
-    extra = socket.create_server(("127.0.0.1", 0))
-    port = extra.getsockname()[1]
-    extra.close()
+    port = lasting_port()
     with contextlib.ExitStack() as stack:
         stack.callback(other.stop)
         live.settings["api"].append({"name": "added", "path_prefixes": ["/added"], "upstreams": [other.url]})
@@ -294,11 +292,15 @@ def test_P4_new_settings_are_in_force_when_the_command_returns(live, up):
             RawClient(("127.0.0.1", port))
         with live.client() as c:
             assert served(c.get("/added/x", key))["target"] == "/added/x"
-        live.settings["listen"] = [f"0.0.0.0:{first[1]}"]  # the same port, known by another name
-        live.configure()
-        live.reload()
-        with RawClient(("127.0.0.2", first[1])) as c:
-            served(c.get("/x", key))
+        for host, ask in (("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.2")):  # the same port, known by another name
+            live.settings["listen"] = [f"{host}:{port}"]
+            live.configure()
+            if host == "0.0.0.0":
+                with socket.create_server(("127.0.0.3", port)):  # another's already, in part
+                    refused(live, f"cannot listen on 0.0.0.0:{port}: Address already in use")
+            live.reload()
+            with RawClient((ask, port)) as c:
+                served(c.get("/x", key))
         live.settings["listen"] = ["127.0.0.1:0"]
 
 

@@ -18,8 +18,8 @@ import time
 import pytest
 
 from conftest import run
-from harness import (PROGRAM, SLOW, Gateway, RawClient, Successor, bound, problem, running, served, temporary_folder, unique,
-                     wait_until)
+from harness import (PROGRAM, SLOW, Gateway, RawClient, Successor, bound, lasting_port, problem, running, served,
+                     temporary_folder, unique, wait_until)
 from test_reload import QUICK, SCRIPT, children, on_record, refused, replace, rings
 
 
@@ -452,6 +452,11 @@ def test_P4_the_health_address_may_change_its_host_and_keep_its_port(live):
     live.settings["admin_listen"] = f"127.0.0.1:{port}"
     live.configure()
     live.reload()  # from port 0, which chose it: the same host, and the port is ours
+    assert live.admin("/readyz").status == 200
+    port = lasting_port()
+    live.settings["admin_listen"] = f"127.0.0.1:{port}"
+    live.configure()
+    live.reload()
     for host, ask in (("0.0.0.0", "127.0.0.2"), ("127.0.0.1", "127.0.0.1"), ("[::]", "127.0.0.2"), ("127.0.0.3", "127.0.0.3")):
         live.settings["admin_listen"] = f"{host}:{port}"
         live.configure()
