@@ -78,7 +78,8 @@ task<refusal> session::ask_upstream(exchange& x) {
         }
         x.up->pool().discard(x.up);
         x.up = nullptr;
-        w_.buffers().promise_small(x.answer_room);  // what the discarded one held is free again
+        w_.buffers().promise_small(x.answer_room);  // what the discarded one held is free again, as is what the upload held
+        if (!x.body_whole) w_.buffers().promise_small(x.body_room);
         x.up_bytes = 0;
         x.upstream_deaf = false;
         x.retried = true;
@@ -513,7 +514,7 @@ task<bool> session::upload_all(exchange& x) {
     auto const& deadlines = w_.shared().settings.client;
     auto& buffers = w_.buffers();
     bool const chunked = x.frame.body.kind == body_kind::chunked;
-    lease buffer = !chunked && x.body_left > buffers.small_bytes() ? buffers.large() : buffers.small();
+    lease buffer = buffers.redeem(x.body_room, !chunked && x.body_left > buffers.small_bytes());
     if (!buffer) {
         x.upload_failure = refusal::overloaded;
         co_return false;

@@ -361,6 +361,7 @@ refusal session::within_limits(exchange& x) {
 refusal session::rewrite(exchange& x, head const& h, keystore::key_view const* key, std::string_view trace) {
     x.out = w_.buffers().small();
     if (!x.out || !w_.buffers().promise_small(x.answer_room)) return refusal::overloaded;
+    if (!x.body_whole && !w_.buffers().promise_small(x.body_room)) return refusal::overloaded;
     forward_context c;
     c.api = x.api;
     c.frame = &x.frame;
@@ -390,6 +391,8 @@ task<refusal> session::refuse(exchange& x, refusal why) {
     last_ns_ = steady_ns();
     x.end = outcome_of(why);
     x.status = text.status;
+    x.answer_room.reset();
+    x.body_room.reset();
     if (!x.out) x.out = w_.buffers().small();
     name_request(x);
     bool const close = text.close || !may_keep(x);

@@ -81,7 +81,10 @@ struct exchange {
     // The way to the upstream and back.
     lease
         out;  // the request's head: fields at [fields_begin, fields_end), its first lines right before them; then the response's
-    promise answer_room;  // for the answer: a request that went out without it might wait for memory until its time is up
+    // For the answer: a request that went out without it might wait for memory until its time is up; and for a body that is not
+    // whole yet: the upstream would get half a request.
+    promise answer_room;
+    promise body_room;
     std::size_t fields_begin = 0;
     std::size_t fields_end = 0;
     std::size_t lines_size = 0;

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import resource
+import select
 import socket
 import threading
 
@@ -59,6 +60,10 @@ def slow_uploader(gateway, path, key):
     s = socket.create_connection(gateway.address, timeout=bound(10))
     s.sendall(request_bytes("POST", path, key, [("Content-Length", str(16 * MIB))]) + b"x" * 1000)
     return s
+
+
+def readable(client):
+    return bool(select.select([client.sock], [], [], 0)[0])
 
 
 def ask(client, key):
@@ -231,3 +236,31 @@ def test_R2_what_the_upstream_has_done_is_not_answered_by_a_refusal(tight, up):
     assert statuses.count(201) == len(up.seen(path)), f"executed {len(up.seen(path))}: {statuses}"
     assert all(len(r.body) == MIB for r in answers if r.status == 201)
     assert set(statuses) <= {201, 503}
+
+
+@pytest.mark.parametrize("beside", [0, 1, 2, 3])
+def test_R2_an_upload_is_refused_whole_or_has_its_memory(up, beside):
+    """Uploads that drip, each with four buffers, beside heads that never end, each with one: so they meet the bound at every fill of the
+    last four. No upstream gets half of a request that is then refused."""
+    for g in run(gateway_on(up, limits={"memory": "4MiB"})):
+        key, path = g.create_key()["key"], "/" + unique()
+        up.on(path, lambda x: x.until_closed(60))
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(g.client()) for _ in range(20)]
+            for c in clients:  # at 98 % nobody is accepted
+                served(c.get("/warm", key))
+            for c in clients[:beside]:
+                c.send(b"GET / HTTP/1.1\r\n")
+            served(clients[-1].get("/warm", key))
+            taken = []
+            for c in clients[beside:]:
+                c.send(request_bytes("POST", path, key, [("Content-Length", "100")]) + b"x")
+                wait_until(lambda c=c: len(up.seen(path)) > len(taken) or readable(c), 10, "an upload's fate")
+                if len(up.seen(path)) == len(taken):
+                    break
+                taken.append(c)
+            problem(c.response(), 503, "overloaded")
+            assert len(taken) > 10
+            assert not any(map(readable, taken)), "refused, and the upstream has seen the half"
+        wait_until(lambda: gets_in(g, key), 10, "service for others")
+        assert len(up.seen(path)) == len(taken), "refused, and the upstream has seen the half"
