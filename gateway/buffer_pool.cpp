@@ -50,7 +50,6 @@ void buffer_pool::unmap(char* data, std::size_t bytes) noexcept {
 }
 
 lease buffer_pool::lend(char* data, std::size_t bytes) noexcept {
-    ++lent_;
     lent_bytes_ += cost(bytes);
     return {this, data, bytes};
 }
@@ -83,7 +82,7 @@ lease buffer_pool::large() {
 }
 
 bool buffer_pool::promise_small(promise& p) noexcept {
-    if (p.pool_) return true;
+    if (p) return true;
     if (!fits(small_bytes_)) return false;
     p.pool_ = this;
     lent_bytes_ += cost(small_bytes_);
@@ -91,7 +90,7 @@ bool buffer_pool::promise_small(promise& p) noexcept {
 }
 
 lease buffer_pool::redeem(promise& p, bool large_one) {
-    bool const was_promised = p.pool_ != nullptr;
+    bool const was_promised{p};
     p.reset();
     lease got = large_one ? large() : small();
     if (!got && was_promised) promise_small(p);
@@ -99,7 +98,6 @@ lease buffer_pool::redeem(promise& p, bool large_one) {
 }
 
 void buffer_pool::give_back(char* data, std::size_t size) noexcept {
-    --lent_;
     lent_bytes_ -= cost(size);
     if (size == large_bytes_) {
         --large_lent_;

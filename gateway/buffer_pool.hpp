@@ -86,8 +86,7 @@ class buffer_pool {
 
     std::size_t small_bytes() const noexcept { return small_bytes_; }
     std::size_t large_bytes() const noexcept { return large_bytes_; }
-    std::size_t lent() const noexcept { return lent_; }  // buffers out now, of either size
-    // Memory that they and what is promised take, and all that is mapped: with what is kept for the next one.
+    // Memory that what is lent and what is promised takes, and all that is mapped: with what is kept for the next one.
     std::size_t lent_bytes() const noexcept { return lent_bytes_; }
     std::size_t mapped_bytes() const noexcept { return mapped_; }
 
@@ -110,8 +109,7 @@ class buffer_pool {
     std::size_t memory_max_;
     std::size_t mapped_ = 0;
     std::size_t large_lent_ = 0;
-    std::size_t lent_ = 0;
-    std::size_t lent_bytes_ = 0;  // with what is promised
+    std::size_t lent_bytes_ = 0;
     std::size_t colour_ = 0;
     std::vector<char*> free_small_;
     std::vector<char*> free_large_;

@@ -78,8 +78,7 @@ task<refusal> session::ask_upstream(exchange& x) {
         }
         x.up->pool().discard(x.up);
         x.up = nullptr;
-        w_.buffers().promise_small(x.answer_room);  // what the discarded one held is free again, as is what the upload held
-        if (!x.body_whole) w_.buffers().promise_small(x.body_room);
+        if (!promise_room(x)) co_return why;  // what the discarded one and the upload held is free again, but perhaps not for us
         x.up_bytes = 0;
         x.upstream_deaf = false;
         x.retried = true;

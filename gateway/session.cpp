@@ -360,8 +360,7 @@ refusal session::within_limits(exchange& x) {
 // so that the head is one piece of memory: a plain send costs less than a gathered one.
 refusal session::rewrite(exchange& x, head const& h, keystore::key_view const* key, std::string_view trace) {
     x.out = w_.buffers().small();
-    if (!x.out || !w_.buffers().promise_small(x.answer_room)) return refusal::overloaded;
-    if (!x.body_whole && !w_.buffers().promise_small(x.body_room)) return refusal::overloaded;
+    if (!x.out || !promise_room(x)) return refusal::overloaded;
     forward_context c;
     c.api = x.api;
     c.frame = &x.frame;
@@ -382,6 +381,12 @@ refusal session::rewrite(exchange& x, head const& h, keystore::key_view const* k
     write_request_fields(w, h, c);
     x.fields_end = x.fields_begin + w.size();
     return w.overflowed() ? refusal::head_too_large : refusal::none;
+}
+
+// Memory for what is to come once the head is out. Without it nothing may go to the upstream.
+bool session::promise_room(exchange& x) noexcept {
+    auto& buffers = w_.buffers();
+    return buffers.promise_small(x.answer_room) && (x.body_whole || buffers.promise_small(x.body_room));
 }
 
 // --- What the gateway answers by itself. The only place where a reason becomes a response.

@@ -141,6 +141,7 @@ class session : public boost::intrusive::list_base_hook<> {
     refusal within_limits(exchange&);
     void name_request(exchange&) noexcept;
     refusal rewrite(exchange&, head const&, keystore::key_view const*, std::string_view trace);
+    bool promise_room(exchange&) noexcept;
     task<refusal> ask_upstream(exchange&);
     task<refusal> refuse(exchange&, refusal);
     void finish(exchange&) noexcept;

@@ -211,7 +211,7 @@ TEST_CASE("what TLS holds beyond a full buffer is handed over next") {
     all += f.next().text;
     CHECK(all == text);
     CHECK_FALSE(f.next().done);
-    CHECK(f.pool.lent() == 0);
+    CHECK(f.pool.lent_bytes() == 0);
 }
 
 TEST_CASE("a record that has come in part gives nothing, holds no buffer, and is read when it is whole") {
@@ -221,7 +221,7 @@ TEST_CASE("a record that has come in part gives nothing, holds no buffer, and is
     read_next(f.s, f.pool, f.into, f.got);
     for (std::size_t i = 0; i + 1 < record.size(); ++i) f.to_server(std::string_view(record).substr(i, 1));
     CHECK_FALSE(f.got.done);
-    CHECK(f.pool.lent() == 0);
+    CHECK(f.pool.lent_bytes() == 0);
     f.to_server(std::string_view(record).substr(record.size() - 1));
     CHECK(f.got.text == "whole");
 }
