@@ -119,7 +119,7 @@ int tls_session::on_write(BIO* b, char const* data, int size) noexcept {
     auto& s = of(b);
     BIO_clear_retry_flags(b);
     if (s.reading_ && s.replies_ == replies_max) {
-        s.last_errno_ = EPROTO;
+        s.send_away();
         return -1;
     }
     if (s.hello_.watching)  // behind any answer but that one, what the client sends is encrypted
@@ -145,15 +145,19 @@ long tls_session::on_control(BIO* b, int command, long, void*) noexcept {
     return command == BIO_CTRL_EOF && of(b).ended_ ? 1 : 0;
 }
 
-// OpenSSL's word of each step of a handshake; behind a key update that it has read, it looks once whether to answer. It reads on
-// and on through what it has in hand, unless it is told that the client has ended.
+// OpenSSL reads on and on through what it has in hand, even where it could not write the answer, unless it is told that the
+// client has ended.
+void tls_session::send_away() noexcept {
+    flooded_ = true;
+    last_errno_ = EPROTO;
+    SSL_set_shutdown(ssl_, SSL_get_shutdown(ssl_) | SSL_RECEIVED_SHUTDOWN);
+}
+
+// OpenSSL's word of each step of a handshake; behind a key update that it has read, it looks once whether to answer.
 void tls_session::on_state(SSL const* ssl, int where, int) noexcept {
     if (where != SSL_CB_ACCEPT_LOOP || SSL_get_state(ssl) != TLS_ST_SR_KEY_UPDATE) return;
     auto& s = of(SSL_get_rbio(ssl));
-    if (++s.key_updates_ <= key_updates_max + s.received_ / bytes_a_key_update) return;
-    s.flooded_ = true;
-    s.last_errno_ = EPROTO;
-    SSL_set_shutdown(s.ssl_, SSL_get_shutdown(ssl) | SSL_RECEIVED_SHUTDOWN);
+    if (++s.key_updates_ > key_updates_max + s.received_ / bytes_a_key_update) s.send_away();
 }
 
 // Follows what comes in clear. False: a ClientHello that says it is longer than we keep, or one in too many pieces.

@@ -74,6 +74,7 @@ class tls_session {
     static void on_state(ssl_st const*, int where, int) noexcept;
     tls_session() = default;
     bool acceptable(unsigned char const* data, std::size_t size) noexcept;
+    void send_away() noexcept;
     void fail_handshake() noexcept;
     error_code failure() noexcept;
 
@@ -94,7 +95,7 @@ class tls_session {
     bool write_pending_ = false;   // a record has left in part
     bool notify_pending_ = false;  // likewise the word of our end
     bool hello_too_long_ = false;
-    bool flooded_ = false;   // by key updates
+    bool flooded_ = false;   // by what costs us and not the client
     unsigned receives_ = 0;  // since the last plain byte
     unsigned replies_ = 0;   // likewise: what the client made us send
     unsigned key_updates_ = 0;

@@ -15,6 +15,8 @@ from harness import SLOW, Broken, Gateway, RawClient, Upstream, certificate, req
 KIB = 1 << 10
 TIMES = 100  # Envoy's rule
 ROUNDS = 20 if SLOW == 1 else 4
+VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
+VERSION_NAMES = ["TLS 1.2", "TLS 1.3"]
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +43,9 @@ def worker_ns(gateway):
     return sum(int((t / "schedstat").read_text().split()[0]) for t in tasks.iterdir() if (t / "comm").read_text().startswith("worker"))
 
 
-def ordinary_ns(gateway, key, rounds=400):
+def ordinary_ns(gateway, key, rounds=400, tls=False):
     """Of one ordinary request: a kept connection, a key, a short answer."""
-    with gateway.client() as c:
+    with gateway.tls_client() if tls else gateway.client() as c:
         for _ in range(20):
             served(c.get("/ordinary", key))
         before = worker_ns(gateway)
@@ -273,24 +275,13 @@ def secure(up, tmp_path_factory):
     yield from run(Gateway(up, tls_settings(made, limits={"requests_in_flight": 0}), workers=1))
 
 
-def usual_with_tls(gateway, key, rounds=200):
-    """Of one ordinary request on a kept TLS connection."""
-    with gateway.tls_client() as c:
-        for _ in range(20):
-            served(c.get("/ordinary", key))
-        before = worker_ns(gateway)
-        for _ in range(rounds):
-            served(c.get("/ordinary", key))
-        return (worker_ns(gateway) - before) / rounds
-
-
 def test_a_head_in_records_of_one_byte_is_read_up_to_a_thousand_and_keeps_the_rule(secure):
     key = secure.create_key("records")["key"]
     for size, status in ((700, 200), (12 * KIB, 431)):
         raw = padded(key, size)
 
         def measure():
-            usual = usual_with_tls(secure, key)
+            usual = ordinary_ns(secure, key, tls=True)
             with secure.tls_client() as c:
                 before = worker_ns(secure)
                 pour(c, raw, 1)
@@ -318,7 +309,8 @@ FLOODS = {
     "empty records of a handshake": flood(22, b"", 3000),
     "empty alerts": flood(21, b"", 3000),
     "warnings": flood(21, b"\x01\x5a", 3000),  # user_canceled
-    "warnings that there are not": flood(21, b"\x01\x64", 3000),
+    "warnings of before 1.3": flood(21, b"\x01\x64", 3000),  # no_renegotiation
+    "wishes to begin again": flood(22, b"\x01\x00\x00\x00", 3000),
     "key updates": flood(22, b"\x18\x00\x00\x01\x00", 3000),
     "changes of the cipher, sealed": flood(20, b"\x01", 3000),
     "changes of the cipher": lambda tls: b"\x14\x03\x03\x00\x01\x01" * 3000,
@@ -328,14 +320,15 @@ FLOODS = {
 }
 
 
+@pytest.mark.parametrize("version", VERSIONS, ids=VERSION_NAMES)
 @pytest.mark.parametrize("what", FLOODS)
-def test_a_flood_of_records_that_say_nothing_ends_before_it_costs(secure, tmp_path, what):
+def test_a_flood_of_records_that_say_nothing_ends_before_it_costs(secure, tmp_path, what, version):
     key = secure.create_key("floods")["key"]
 
     def measure():
-        usual = usual_with_tls(secure, key)
+        usual = ordinary_ns(secure, key, tls=True)
         with RawClient(secure.tls_address) as c:
-            tls = HandmadeTls(c, tmp_path / "keys")
+            tls = HandmadeTls(c, tmp_path / "keys", version)
             tls.shake_hands(c.send)
             raw = FLOODS[what](tls)
             before = worker_ns(secure)
@@ -354,7 +347,7 @@ def test_a_flood_in_the_handshake_ends_before_it_costs(secure, tmp_path, what, p
     key = secure.create_key("floods")["key"]
 
     def measure():
-        usual = usual_with_tls(secure, key)
+        usual = ordinary_ns(secure, key, tls=True)
         with RawClient(secure.tls_address) as c:
             tls = HandmadeTls(c, tmp_path / "keys")
             tls.step(tls.tls.do_handshake)
@@ -368,7 +361,7 @@ def test_a_flood_in_the_handshake_ends_before_it_costs(secure, tmp_path, what, p
     holds(f"{what} {place}", measure)
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLS 1.2", "TLS 1.3"])
+@pytest.mark.parametrize("version", VERSIONS, ids=VERSION_NAMES)
 def test_a_handshake_and_a_request_that_drip_keep_the_rule(secure, tmp_path, version):
     """Beyond what they cost whole. The handshake alone is by far dearer than a request."""
     key = secure.create_key("drips")["key"]
@@ -388,7 +381,7 @@ def test_a_handshake_and_a_request_that_drip_keep_the_rule(secure, tmp_path, ver
             return worker_ns(secure) - before
 
     def measure():
-        usual = usual_with_tls(secure, key)
+        usual = ordinary_ns(secure, key, tls=True)
         whole = cost_of(lambda c, raw: c.send(raw))
         return cost_of(drip) - whole, usual
     holds("what drips", measure)
@@ -419,3 +412,19 @@ def test_a_byte_every_100_ms_costs_less_than_an_ordinary_request(costly, its_key
             c.close()
         return cost, usual
     holds(part, measure, times=1)
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=VERSION_NAMES)
+def test_a_request_in_a_record_of_our_own_making_is_served(secure, tmp_path, version):
+    """So what ends the floods is what they say, and not how they are made."""
+    key = secure.create_key("records")["key"]
+    with RawClient(secure.tls_address) as c:
+        tls = HandmadeTls(c, tmp_path / "keys", version)
+        tls.shake_hands(c.send)
+        raw = request_bytes("GET", "/x", key)
+        c.send(tls.record(23, raw[:20]) + tls.record(23) + tls.record(23, raw[20:], 10))
+        answer, done = None, False
+        while not done:
+            tls.hear()
+            answer, done = tls.step(lambda: tls.tls.read(4096))
+        assert answer.startswith(b"HTTP/1.1 200")
