@@ -50,14 +50,15 @@ def unique(stem="t"):
 
 
 def lasting_port():
-    """A port that is free at every address and stays so: the kernel gives it to nobody who asks for any. (One that it gave to
-    127.0.0.1 may be another test's at 127.0.0.2 meanwhile, and is then not to be had at 0.0.0.0.)"""
-    lowest = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    """A port that is free at every address and stays so: the kernel gives it to nobody who asks for any, unless it has been told to
+    give them all. (One that it gave to 127.0.0.1 may be another test's at 127.0.0.2 meanwhile, and is then not to be had at 0.0.0.0.)"""
+    lowest, highest = map(int, pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    ports = range(max(1024, lowest - 12_000), lowest) or range(highest + 1, 65_536) or range(lowest, highest)
     for _ in range(100):
-        port = random.randrange(max(1024, lowest - 12_000), lowest)
+        port = random.choice(ports)
         with contextlib.suppress(OSError), socket.create_server(("0.0.0.0", port)):
             return port
-    raise AssertionError(f"no free port below {lowest}")
+    raise AssertionError(f"no free port in {ports}")
 
 
 def wait_until(condition, timeout=10, what="the condition", pause=0.01):

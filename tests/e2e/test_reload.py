@@ -292,7 +292,8 @@ def test_P4_new_settings_are_in_force_when_the_command_returns(live, up):
             RawClient(("127.0.0.1", port))
         with live.client() as c:
             assert served(c.get("/added/x", key))["target"] == "/added/x"
-        for host, ask in (("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.2")):  # the same port, known by another name
+        # A port that the kernel chose, by its number; then another, and that one known by another name.
+        for host, ask, port in (("127.0.0.1", "127.0.0.1", first[1]), ("127.0.0.1", "127.0.0.1", port), ("0.0.0.0", "127.0.0.2", port)):
             live.settings["listen"] = [f"{host}:{port}"]
             live.configure()
             if host == "0.0.0.0":
