@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstring>
 
 namespace latchkey::gateway {
@@ -17,21 +18,18 @@ constexpr std::size_t line_bytes = 64;
 
 buffer_pool::buffer_pool(std::size_t small_bytes, std::size_t large_bytes, std::size_t large_max, std::size_t memory_max)
     : small_bytes_(small_bytes), large_bytes_(large_bytes), large_max_(large_max), memory_max_(memory_max) {
-    free_small_.reserve(1024);
-    free_large_.reserve(large_max);
+    small_.free.reserve(1024);
+    large_.free.reserve(large_max);
 }
 
 buffer_pool::~buffer_pool() {
-    for (char* const p : free_small_) unmap(p, small_bytes_);
-    for (char* const p : free_large_) unmap(p, large_bytes_);
+    for (char* const p : small_.free) unmap(p, small_bytes_);
+    for (char* const p : large_.free) unmap(p, large_bytes_);
 }
 
 // Null where the bound or the kernel says no. Unused large buffers make room first.
 char* buffer_pool::map(std::size_t bytes) noexcept {
-    while (mapped_ + cost(bytes) > memory_max_ && !free_large_.empty()) {
-        unmap(free_large_.back(), large_bytes_);
-        free_large_.pop_back();
-    }
+    while (mapped_ + cost(bytes) > memory_max_ && !large_.free.empty()) unmap(large_.take(), large_bytes_);
     if (mapped_ + cost(bytes) > memory_max_) return nullptr;
     void* const p = mmap(nullptr, cost(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) return nullptr;
@@ -56,27 +54,15 @@ lease buffer_pool::lend(char* data, std::size_t bytes) noexcept {
 
 lease buffer_pool::small() {
     if (!fits(small_bytes_)) return {};
-    char* p = nullptr;
-    if (free_small_.empty()) {
-        p = map(small_bytes_);
-        if (!p) return {};
-    } else {
-        p = free_small_.back();
-        free_small_.pop_back();
-    }
+    char* const p = small_.free.empty() ? map(small_bytes_) : small_.take();
+    if (!p) return {};
     return lend(p, small_bytes_);
 }
 
 lease buffer_pool::large() {
     if (large_lent_ >= large_max_ || !fits(large_bytes_)) return small();
-    char* p = nullptr;
-    if (free_large_.empty()) {
-        p = map(large_bytes_);
-        if (!p) return small();
-    } else {
-        p = free_large_.back();
-        free_large_.pop_back();
-    }
+    char* const p = large_.free.empty() ? map(large_bytes_) : large_.take();
+    if (!p) return small();
     ++large_lent_;
     return lend(p, large_bytes_);
 }
@@ -101,25 +87,31 @@ void buffer_pool::give_back(char* data, std::size_t size) noexcept {
     lent_bytes_ -= cost(size);
     if (size == large_bytes_) {
         --large_lent_;
-        free_large_.push_back(data);  // reserved for large_max_
+        large_.free.push_back(data);  // reserved for large_max_
         return;
     }
-    if (free_small_.size() == free_small_.capacity()) {
+    if (small_.free.size() == small_.free.capacity()) {
         unmap(data, small_bytes_);
         return;
     }
-    free_small_.push_back(data);
+    small_.free.push_back(data);
 }
 
 void buffer_pool::trim(std::size_t keep_small) noexcept {
-    while (free_small_.size() > keep_small) {
-        unmap(free_small_.back(), small_bytes_);
-        free_small_.pop_back();
-    }
-    for (std::size_t n = (free_large_.size() + 1) / 2; n > 0; --n) {
-        unmap(free_large_.back(), large_bytes_);
-        free_large_.pop_back();
-    }
+    trim(small_, keep_small, small_bytes_);
+    trim(large_, 0, large_bytes_);
+}
+
+// Those at the bottom go: they lay there longest.
+void buffer_pool::trim(stock& of, std::size_t keep, std::size_t bytes) noexcept {
+    constexpr std::size_t share = 8;
+    constexpr std::size_t freed_bytes_min = 1U << 20U;
+    auto const unwanted = std::min(of.least, of.free.size() - std::min(keep, of.free.size()));
+    auto const at_once = std::max({unwanted / share, freed_bytes_min / cost(bytes), std::size_t{1}});
+    auto const n = static_cast<std::ptrdiff_t>(std::min(unwanted, at_once));
+    std::for_each(of.free.begin(), of.free.begin() + n, [&](char* p) { unmap(p, bytes); });
+    of.free.erase(of.free.begin(), of.free.begin() + n);
+    of.least = of.free.size();
 }
 
 }  // namespace latchkey::gateway

@@ -4,6 +4,7 @@
 // is reached, or the kernel has none, they get an empty lease and must do without: never an allocation beyond. Who will need one
 // later, and cannot do without then, has it promised: nobody else is lent the memory for it meanwhile. One thread.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -81,7 +82,9 @@ class buffer_pool {
     // no memory; then the claim stands.
     lease redeem(promise& p, bool large);
 
-    // Frees unused buffers beyond `keep_small`, and half of the unused large ones. The sweep calls it.
+    // Frees some of the buffers that nobody wanted since the last call: an eighth of them, and 1 MiB at least, but `keep_small`
+    // small ones stay. So some calls after a rush its memory is the kernel's again, and a gateway whose load goes up and down
+    // does not unmap what it maps again a moment later (microseconds each, in which no request goes on). The sweep calls it.
     void trim(std::size_t keep_small) noexcept;
 
     std::size_t small_bytes() const noexcept { return small_bytes_; }
@@ -97,6 +100,17 @@ class buffer_pool {
     friend class lease;
     friend class promise;
     static constexpr std::size_t colour_bytes = 8192;
+    struct stock {
+        std::vector<char*> free;
+        std::size_t least = 0;  // fewest that lay here since the last trim
+        char* take() noexcept {
+            char* const p = free.back();
+            free.pop_back();
+            least = std::min(least, free.size());
+            return p;
+        }
+    };
+    void trim(stock& of, std::size_t keep, std::size_t bytes) noexcept;
     void give_back(char* data, std::size_t size) noexcept;
     bool fits(std::size_t bytes) const noexcept { return lent_bytes_ + cost(bytes) <= memory_max_; }
     char* map(std::size_t bytes) noexcept;
@@ -111,8 +125,8 @@ class buffer_pool {
     std::size_t large_lent_ = 0;
     std::size_t lent_bytes_ = 0;
     std::size_t colour_ = 0;
-    std::vector<char*> free_small_;
-    std::vector<char*> free_large_;
+    stock small_;
+    stock large_;
 };
 
 inline void lease::reset() noexcept {

@@ -70,14 +70,47 @@ TEST_CASE("trimming keeps what is lent and frees what is not") {
         for (int i = 0; i < 10; ++i) many.push_back(pool.small());
         for (int i = 0; i < 4; ++i) many.push_back(pool.large());
     }
+    pool.trim(2);  // all were wanted a moment ago
+    CHECK(pool.mapped_bytes() == 11 * buffer_pool::cost(4096) + 4 * buffer_pool::cost(65536));
     pool.trim(2);
+    CHECK(pool.mapped_bytes() == 3 * buffer_pool::cost(4096));
     pool.trim(0);
-    pool.trim(0);
-    pool.trim(0);
+    CHECK(pool.mapped_bytes() == buffer_pool::cost(4096));
     CHECK(kept.data()[4095] == 7);
     lease again = pool.large();
     std::memset(again.data(), 1, again.size());
     CHECK(pool.lent_bytes() == buffer_pool::cost(4096) + buffer_pool::cost(65536));
+}
+
+TEST_CASE("trimming spares what was wanted since the last time, and needs several times for very much") {
+    buffer_pool pool(65536, 524288, 32);
+    auto const rush = [&](int small, int large) {
+        std::vector<lease> many;
+        for (int i = 0; i < small; ++i) many.push_back(pool.small());
+        for (int i = 0; i < large; ++i) many.push_back(pool.large());
+    };
+    auto const small = buffer_pool::cost(65536);
+    rush(1000, 0);
+    pool.trim(0);
+    for (int i = 0; i < 50; ++i) {
+        rush(900, 0);
+        pool.trim(0);
+    }
+    CHECK(pool.mapped_bytes() == 900 * small);
+    int times = 0;
+    for (auto before = pool.mapped_bytes(); pool.mapped_bytes() != 0; before = pool.mapped_bytes(), ++times) {
+        REQUIRE(times < 40);
+        pool.trim(0);
+        CHECK(before - pool.mapped_bytes() <= std::max(before / 8, std::size_t{1} << 20U));
+    }
+    CHECK(times > 8);
+    rush(0, 32);
+    pool.trim(0);
+    for (int i = 0; i < 5; ++i) {
+        rush(0, 30);
+        pool.trim(0);
+    }
+    CHECK(pool.mapped_bytes() == 30 * buffer_pool::cost(524288));
 }
 
 TEST_CASE("more buffers than the pool keeps can be lent and given back") {
@@ -177,6 +210,7 @@ TEST_CASE("large buffers leave what is promised, and a promise can become a larg
     promise p;
     REQUIRE(pool.promise_small(p));
     CHECK(pool.large().size() == 4096);  // there was room for a large one, and then none for what is promised
+    pool.trim(0);
     pool.trim(0);
     lease mine = pool.redeem(p, true);
     CHECK(mine.size() == 65536);
