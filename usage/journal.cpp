@@ -19,9 +19,10 @@
 // pages are in the kernel's hands; a power cut may take the transactions since the last checkpoint's sync, and leaves a
 // consistent file: block and cursor go or stay together.
 //
-// The log's bound. A checkpoint runs inside the commit that makes the log 1000 pages long, and cannot pass a reader's view. So
-// no reader keeps a view: an export notes the span of ids at its start and takes block after block in statements of their own,
-// which is the same as one view because blocks never change. A log that grew for another program's sake is cut to 16 MiB.
+// The log's bound. A checkpoint runs inside the commit that makes the log 256 pages (1 MiB) long, and cannot pass a reader's
+// view. So no reader keeps a view: an export notes the span of ids at its start and takes block after block in statements of
+// their own, which is the same as one view because blocks never change. A log that grew for another program's sake is cut to 16
+// MiB.
 
 namespace latchkey::usage {
 
@@ -69,7 +70,7 @@ struct journal::impl {
 result<void> journal::impl::set_up(bool read_only) {
     if (auto done = db.adopt(schema); !done) return done;
     if (!read_only)
-        if (auto done = db.exec("PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 1000;"
+        if (auto done = db.exec("PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 256;"
                                 "PRAGMA journal_size_limit = 16777216");
             !done)
             return done;

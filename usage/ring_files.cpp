@@ -109,10 +109,16 @@ result<void> make_folder(std::string const& folder, bool ours_alone) {
 
 namespace {
 
+constexpr std::uint64_t records_between = 64;
+constexpr std::uint64_t block_records = 2048;  // of a full block, where `between` matters
+
 // The records of the packer, and the cursor behind them, into the journal; then the ring's space is free again.
-result<void> hand_over(ring& from, std::uint64_t position, journal& into, block_packer& packer) {
+result<void> hand_over(ring& from, std::uint64_t position, journal& into, block_packer& packer,
+                       std::function<void()> const& between) {
+    if (between) between();
     auto sealed = packer.seal();
     if (!sealed) return sealed.error();
+    if (between) between();
     if (auto done = into.append(from.id(), position, packer.meta(), *sealed); !done) return done;
     from.release(position);
     packer.clear();
@@ -122,7 +128,7 @@ result<void> hand_over(ring& from, std::uint64_t position, journal& into, block_
 }  // namespace
 
 result<taken> take_records(ring& from, std::uint64_t& position, journal& into, block_packer& packer,
-                           std::atomic<std::uint64_t>* counted) {
+                           std::atomic<std::uint64_t>* counted, std::function<void()> const& between) {
     taken sum;
     auto const start = position;
     auto at = position;  // read, not all of it journalled
@@ -135,9 +141,12 @@ result<taken> take_records(ring& from, std::uint64_t& position, journal& into, b
         more = next && *next != at && at - start < from.size();
         sum.damaged = !next;
         if (next && !full) at = *next;
-        if ((more && !full) || packer.meta().records == 0) continue;
         auto const records = packer.meta().records;
-        if (auto done = hand_over(from, at, into, packer); !done) return done.error();
+        full = full || !more || (between && records == block_records);
+        if (between && !full && records % records_between == 0) between();
+        if (!full || records == 0) continue;
+        if (auto done = hand_over(from, at, into, packer, between); !done) return done.error();
+        if (between) between();
         position = at;
         sum.records += records;
         if (counted != nullptr) counted->fetch_add(records, std::memory_order_relaxed);

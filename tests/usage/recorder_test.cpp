@@ -18,6 +18,7 @@
 #include "base/clock.hpp"
 #include "base/sqlite.hpp"
 #include "tests/usage/support.hpp"
+#include "usage/ring_files.hpp"
 
 using namespace latchkey;
 using namespace latchkey::usage;
@@ -634,4 +635,65 @@ TEST_CASE("after kill -9 at any moment every acknowledged record is on record ex
     CHECK(twice == 0);
     CHECK(wrong_values == 0);
     for (auto const& [round, times] : unsaid) CHECK(times == 1);
+}
+
+TEST_CASE("whoever asks for it is called between the steps of a pass, and then gets smaller blocks") {
+    place const p;
+    auto o = p.options(1);
+    o.ring_bytes = 4 << 20;
+    auto r = place::open(o);
+    append(*r, 0, 0, 5000);
+    auto j = journal::open(p.journal_file, journal::mode::read_write);
+    REQUIRE(j);
+    block_packer packer;
+    auto& ring = r->ring(0);
+    auto position = ring.cursor();
+    std::uint64_t calls = 0;
+    std::uint64_t most = 0;  // records between two calls
+    std::uint64_t last = 0;
+    auto took = take_records(ring, position, **j, packer, nullptr, [&] {
+        ++calls;
+        auto const n = packer.meta().records;
+        most = std::max(most, n - std::min(n, last));
+        last = n;
+    });
+    REQUIRE(took);
+    CHECK(took->records == 5000);
+    CHECK_FALSE(took->damaged);
+    CHECK(most <= 64);
+    CHECK(calls >= 5000 / 64);
+    std::vector<std::uint64_t> blocks;
+    REQUIRE((*j)->each_block(
+        std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max(),
+        [&](std::string_view packed) {
+            auto reader = block_reader::over(packed);
+            REQUIRE(reader);
+            blocks.push_back(reader->records());
+            return true;
+        },
+        [](std::int64_t, std::string_view) { FAIL("a damaged block"); }));
+    CHECK(blocks == std::vector<std::uint64_t>{2048, 2048, 904});
+    CHECK(sorted(test::numbers_in(p.journal_file)) == range(0, 5000));
+}
+
+TEST_CASE("flushing does not wait for the flusher's pauses, and loses nothing to them") {
+    place const p;
+    auto o = p.options(2);
+    o.ring_bytes = 16 << 20;  // of which this fills less than half: the flusher would pause
+    auto r = place::open(o);
+    std::uint64_t const each = 20'000;
+    r->start();
+    std::thread other([&] { append(*r, 1, each, 2 * each); });
+    std::atomic<bool> done{false};
+    std::thread impatient([&] {
+        while (!done) CHECK(r->flush());
+    });
+    append(*r, 0, 0, each);
+    other.join();
+    done = true;
+    impatient.join();
+    REQUIRE(r->flush());
+    CHECK(r->state().journalled == 2 * each);
+    CHECK(sorted(test::numbers_in(p.journal_file)) == range(0, 2 * each));
+    r->stop();
 }
