@@ -43,10 +43,11 @@ std::string way_on(common_flags const& f, std::string const& data_dir, std::stri
 
 }  // namespace
 
-conf::settings settings_of(common_flags const& f, streams& s) {
+conf::settings settings_of(common_flags const& f, streams& s, bool needs_api) {
     conf::settings out;
     if (!f.config.empty()) {
         auto loaded = conf::load_file(f.config);
+        if (!needs_api) std::erase_if(loaded.findings, [](auto const& finding) { return finding.what == conf::no_api; });
         for (auto const& finding : loaded.findings) s.err << conf::to_text(finding) << "\n";
         if (!loaded.findings.empty()) throw failure(exit_error, way_on(f, loaded.value.data_dir, out.data_dir));
         out = std::move(loaded.value);

@@ -64,7 +64,7 @@ void put_upstream(conf::settings& to, conf::target const& target) {
 
 // File, then flags on top.
 conf::settings all_settings(serve_flags const& f, streams& s) {
-    auto out = settings_of(f.common, s);
+    auto out = settings_of(f.common, s, f.upstream.empty() && !f.demo);
     if (!f.listen.empty()) out.listen.clear();
     for (auto const& text : f.listen) out.listen.push_back(listen_flag(text));
     if (!f.tls_listen.empty()) out.tls.listen.clear();

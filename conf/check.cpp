@@ -30,7 +30,7 @@ class picture {
         memory();
         if (all_.data_dir.empty()) say(at_.data_dir, "data_dir is empty", "name a folder, like \"latchkey-data\"");
         if (all_.apis.empty())
-            say(place{}, "no api is defined",
+            say(place{}, std::string(no_api),
                 "add an [[api]] with upstreams = [\"http://127.0.0.1:9000\"], or give --upstream URL");
         for (std::size_t i = 0; i < all_.apis.size(); ++i) api_at(i);
         return std::move(findings_);

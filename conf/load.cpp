@@ -317,7 +317,7 @@ loaded load_text(std::string_view toml, std::string const& file_name) {
         places at;
         out.value = read_all(to, file, at);
         for (auto& f : check_whole(out.value, file_name, at)) {
-            bool const said = f.what == "no api is defined" && file.get("api") != nullptr;
+            bool const said = f.what == no_api && file.get("api") != nullptr;
             if (!said) to.add(std::move(f));
         }
     } catch (toml::parse_error const& e) {

@@ -19,6 +19,9 @@ struct finding {
     std::string remedy;  // "did you mean 'listen'?"
 };
 
+// What is found where there is none: one may come from elsewhere (`serve --upstream`).
+inline constexpr std::string_view no_api = "no api is defined";
+
 // "file:line:column: what; remedy"
 std::string to_text(finding const&);
 

@@ -256,3 +256,19 @@ TEST_CASE("serve without any api says what to give") {
     CHECK(got.code == cli::exit_error);
     CHECK(has(got.err, "--upstream"));
 }
+
+TEST_CASE("a settings file without an api is enough where none is needed") {
+    folder f;
+    make_key(f, "Ann");
+    auto const file = (f.path / "l.toml").string();
+    std::ofstream(file) << "data_dir = \"data\"\n";
+    CHECK(has(run({"keys", "list", "--config", file}).out, "Ann"));
+    auto const alone = run({"serve", "--config", file});
+    CHECK(alone.code == cli::exit_error);
+    CHECK(has(alone.err, file + ": no api is defined"));
+    CHECK(run({"check", file}).code == cli::exit_findings);
+    // With an upstream it goes on to the next thing that is wrong.
+    auto const with = run({"serve", "--config", file, "--upstream", "nonsense"});
+    CHECK_FALSE(has(with.err, "no api"));
+    CHECK(has(with.err, "nonsense"));
+}

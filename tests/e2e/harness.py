@@ -161,13 +161,14 @@ class Gateway:
     """One gateway with a data directory of its own.
 
     upstream: an Upstream or URL for the api "default"; settings: more TOML as nested dicts (an `api` list replaces the default);
-    prefix: words put before the program (prlimit, ...); program: another file; environment: more of it. The data directory outlives stop() and kill(), so start() resumes."""
+    prefix: words put before the program (prlimit, ...); flags: more of `serve`'s; program: another file; environment: more of it.
+    The data directory outlives stop() and kill(), so start() resumes."""
 
-    def __init__(self, upstream=None, settings=None, data=None, prefix=(), workers=2, program=PROGRAM, environment=None):
+    def __init__(self, upstream=None, settings=None, data=None, prefix=(), workers=2, program=PROGRAM, environment=None, flags=()):
         self.program, self.environment, self.before = program, {**os.environ, **(environment or {})}, []
         self.folder = temporary_folder("e2e")
         self.data = pathlib.Path(data) if data else self.folder / "data"
-        self.prefix, self.process, self.runs = list(prefix), None, 0
+        self.prefix, self.flags, self.process, self.runs = list(prefix), list(flags), None, 0
         self.log_file = self.folder / "log"
         self.settings = {"listen": ["127.0.0.1:0"], "admin_listen": "127.0.0.1:0", "data_dir": str(self.data), "workers": workers,
                          "log": {"level": "info"}, **(settings or {})}
@@ -199,7 +200,7 @@ class Gateway:
         self.runs += 1
         with open(self.log_file, "ab") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, self.program, "serve", "--config", str(config), "--ready-file", str(ready)],
+                [*self.prefix, self.program, "serve", "--config", str(config), "--ready-file", str(ready), *self.flags],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, env=self.environment)
         return self.process
 
