@@ -110,7 +110,7 @@ result<void> make_folder(std::string const& folder, bool ours_alone) {
 namespace {
 
 constexpr std::uint64_t records_between = 64;
-constexpr std::uint64_t block_records = 2048;  // of a full block, where `between` matters
+constexpr std::uint64_t block_records = 4096;  // of a full block, where `between` matters
 
 // The records of the packer, and the cursor behind them, into the journal; then the ring's space is free again.
 result<void> hand_over(ring& from, std::uint64_t position, journal& into, block_packer& packer,

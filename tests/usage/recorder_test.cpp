@@ -672,7 +672,7 @@ TEST_CASE("whoever asks for it is called between the steps of a pass, and then g
             return true;
         },
         [](std::int64_t, std::string_view) { FAIL("a damaged block"); }));
-    CHECK(blocks == std::vector<std::uint64_t>{2048, 2048, 904});
+    CHECK(blocks == std::vector<std::uint64_t>{4096, 904});
     CHECK(sorted(test::numbers_in(p.journal_file)) == range(0, 5000));
 }
 
