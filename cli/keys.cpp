@@ -120,11 +120,24 @@ std::string read_import(std::string const& file, streams& s) {
     return text;
 }
 
+// What finds no key or application of that id says where they are listed.
+template <class Action>
+auto looked_up(Action action) {
+    constexpr std::string_view listed = "`latchkey keys list` shows them";
+    try {
+        return action();
+    } catch (failure const& e) {
+        std::string_view const said = e.what();
+        if (e.code != exit_not_found || said.find(listed) != std::string_view::npos) throw;
+        throw failure(e.code, fmt::format("{}; {}", said, listed));
+    }
+}
+
 }  // namespace
 
 int keys_create(key_flags const& f, streams& s) {
     auto const keys = keys_of(f, s, missing::create);
-    auto const made = keys->create(f.name, f.application);
+    auto const made = looked_up([&] { return keys->create(f.name, f.application); });
     if (f.json || f.output == "json") {
         s.out << json::serialize(json::object{
                      {"id", made.id}, {"key", made.key}, {"application_id", made.application_id}, {"name", made.name}})
@@ -147,20 +160,23 @@ int keys_list(key_flags const& f, streams& s) {
 }
 
 int keys_show(key_flags const& f, streams& s) {
-    write_one(keys_of(f, s, missing::fail)->find(f.id), f, s);
+    auto const keys = keys_of(f, s, missing::fail);
+    write_one(looked_up([&] { return keys->find(f.id); }), f, s);
     return exit_ok;
 }
 
 int keys_revoke(key_flags const& f, streams& s) {
     confirm(f, fmt::format("revokes the key {} for good", f.id), s);
-    auto const row = keys_of(f, s, missing::fail)->revoke(f.id);
+    auto const keys = keys_of(f, s, missing::fail);
+    auto const row = looked_up([&] { return keys->revoke(f.id); });
     s.err << fmt::format("Revoked {} of '{}'.\n", row.id, row.name);
     return exit_ok;
 }
 
 int keys_delete(key_flags const& f, streams& s) {
     confirm(f, fmt::format("deletes the key {} for good (its usage records stay)", f.id), s);
-    auto const row = keys_of(f, s, missing::fail)->remove(f.id);
+    auto const keys = keys_of(f, s, missing::fail);
+    auto const row = looked_up([&] { return keys->remove(f.id); });
     s.err << fmt::format("Deleted {} of '{}'.\n", row.id, row.name);
     return exit_ok;
 }

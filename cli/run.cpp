@@ -118,7 +118,7 @@ void add_usage(CLI::App& app, invocation& v) {
 
 void add_others(CLI::App& app, invocation& v) {
     auto* c = app.add_subcommand("check", "Check a settings file without starting anything");
-    c->add_option("file", v.check_file, "The file")->required();
+    c->add_option("file,--config", v.check_file, "The file")->required();
     c->callback([&v] { v.chosen = [&v](streams& s) { return check(v.check_file, s); }; });
     c = app.add_subcommand("status", "What the running gateway says of itself");
     add_common(*c, v.status);
@@ -199,7 +199,7 @@ int run(int argc, char const* const* argv, streams s) {
         app.parse(argc, argv);
         if (app.got_subcommand("keys") && app.get_subcommand("keys")->got_subcommand("create") && v.keys.name.empty() &&
             v.keys.application.empty())
-            throw CLI::RequiredError("--name or --application");
+            throw CLI::RequiredError("--name (who calls) or --application");
     } catch (CLI::ParseError const& e) {
         return app.exit(e, s.out, s.err) == 0 ? exit_ok : exit_usage;
     }

@@ -132,6 +132,7 @@ int usage_export(usage_flags const& f, streams& s) {
             [&](std::string_view piece) { return s.out.write(piece.data(), static_cast<std::streamsize>(piece.size())).good(); });
         s.out.flush();
         if (!n) throw failure(n.error());
+        if (*n == 0) s.err << "no record fits\n";
         return exit_ok;
     }
     output_file file(f.output);

@@ -222,11 +222,27 @@ TEST_CASE("status without a gateway is exit 6") {
     CHECK(run({"status", "--data", f.data()}).code == cli::exit_unreachable);
 }
 
+TEST_CASE("an id that nobody has is answered with where ids are listed") {
+    folder f;
+    make_key(f, "Ann");
+    for (std::vector<std::string> const& words : {std::vector<std::string>{"show", "key_none"},
+                                                  {"revoke", "--yes", "key_none"},
+                                                  {"delete", "--yes", "none"},
+                                                  {"create", "--application", "app_none"}}) {
+        std::vector<std::string> all{"keys"};
+        all.insert(all.end(), words.begin(), words.end());
+        all.insert(all.end(), {"--data", f.data()});
+        auto const got = run(all);
+        CHECK(got.code == cli::exit_not_found);
+        CHECK(has(got.err, "`latchkey keys list` shows them\n"));
+    }
+}
+
 TEST_CASE("usage export writes the header, to stdout or to a file that appears whole") {
     folder const f;
     make_key(f);
     auto const got = run({"usage", "export", "--data", f.data()});
-    INFO(got.err);
+    CHECK(got.err == "no record fits\n");
     CHECK(got.code == 0);
     CHECK(got.out.starts_with("time,request_id,"));
     auto const file = (f.path / "u.csv").string();
@@ -247,7 +263,11 @@ TEST_CASE("check exits with 7 and all findings, or 0 and ok") {
     CHECK(bad.out.empty());
     std::ofstream(file) << "[[api]]\nupstreams = [\"http://a\"]\n";
     CHECK(run({"check", file}).out == file + ": ok\n");
+    CHECK(run({"check", "--config", file}).out == file + ": ok\n");
+    CHECK(run({"check"}).code == cli::exit_usage);
+    CHECK(run({"check", file, "--config", file}).code == cli::exit_usage);
     CHECK(run({"check", "/nonexistent.toml"}).code == cli::exit_not_found);
+    CHECK_FALSE(has(run({"keys", "list", "--config", "/nonexistent.toml"}).err, "mistakes"));
 }
 
 TEST_CASE("serve without any api says what to give") {
