@@ -20,7 +20,7 @@ from conftest import run
 from harness import (PROGRAM, SLOW, Broken, Gateway, RawClient, TimedOut, Upstream, bound, certificate, lasting_port, problem,
                      request_bytes, running, served, temporary_folder, tls_settings, unique, wait_until)
 
-QUICK = {"client": {"idle": "1s"}, "usage": {"flush_interval": "50ms", "ring_bytes": "1MiB"}, "drain": f"{int(20 * SLOW)}s"}
+QUICK = {"client": {"idle": f"{max(1, int(SLOW))}s"}, "usage": {"flush_interval": "50ms", "ring_bytes": "1MiB"}, "drain": f"{int(20 * SLOW)}s"}
 
 
 @pytest.fixture
