@@ -61,8 +61,9 @@ def ms(n):
 
 @pytest.fixture(scope="module")
 def worn(sides):
-    waits = {"response_head": ms(500), "idle": ms(500), "connect": ms(2000)}
+    waits = {"response_head": ms(10000), "idle": ms(500), "connect": ms(2000)}
     apis = [{"name": "down", "path_prefixes": ["/down"], "upstreams": [f"http://127.0.0.1:{sides.port}"], "deadlines": waits},
+            {"name": "stall", "path_prefixes": ["/stall"], "upstreams": [sides.upstream.url], "deadlines": {**waits, "response_head": ms(300)}},
             {"name": "up", "upstreams": [sides.upstream.url], "deadlines": waits}]
     settings = {"api": apis, "usage": {"flush_interval": "50ms", "ring_bytes": "1MiB"}, "client": {"head": ms(400)}}
     yield from run(Gateway(settings=settings))
