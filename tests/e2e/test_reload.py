@@ -20,6 +20,7 @@ from conftest import run
 from harness import (PROGRAM, SLOW, Broken, Gateway, RawClient, TimedOut, Upstream, bound, certificate, lasting_port, problem,
                      request_bytes, running, served, temporary_folder, tls_settings, unique, wait_until)
 
+TAKEOVER_S = min(5, max(1, int(SLOW)))  # of programs that hang; others have to be done in that time
 QUICK = {"client": {"idle": f"{max(1, int(SLOW))}s"}, "usage": {"flush_interval": "50ms", "ring_bytes": "1MiB"}, "drain": f"{int(20 * SLOW)}s"}
 
 
@@ -36,7 +37,7 @@ def live(up):
 @pytest.fixture
 def copied(up):
     """The same with a program file of its own, that a test may replace."""
-    gateway = Gateway(up, {**QUICK, "takeover": "1s", "client": {"idle": "1h"}},
+    gateway = Gateway(up, {**QUICK, "takeover": f"{TAKEOVER_S}s", "client": {"idle": "1h"}},
                       program=str(temporary_folder("program") / "latchkey"))
     shutil.copy(PROGRAM, gateway.program)
     yield from run(gateway)
@@ -424,7 +425,7 @@ BROKEN = {
     "is no program": ("\x7fnonsense", "cannot start"),
     "exits at once": ("#!/bin/sh\nexit 3\n", "exit code 3"),
     "is killed": ("#!/bin/sh\nkill -9 $$\n", "signal 9"),
-    "hangs": ("#!/bin/sh\nexec sleep 100\n", "did not serve within 1000 ms (takeover)"),
+    "hangs": ("#!/bin/sh\nexec sleep 100\n", f"did not serve within {TAKEOVER_S}000 ms (takeover)"),
     "cannot take over": (SCRIPT + "until('sockets'); s.send(b'failed not my kind of gateway'); sys.exit(1)",
                          "not my kind of gateway"),
     "dies when prepared": (SCRIPT + "until('sockets'); s.send(b'prepared'); os._exit(9)", "exit code 9"),
