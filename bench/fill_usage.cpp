@@ -18,7 +18,7 @@ using namespace latchkey;
 void fill(std::string const& folder, std::uint64_t count) {
     ::mkdir(folder.c_str(), 0700);  // where it is there already, opening the file says the rest
     auto const into = usage::journal::open(folder + "/usage.db", usage::journal::mode::read_write).value();
-    bench::traffic const traffic(64 * usage::block_records_max);
+    bench::traffic const traffic(64 * usage::block_records);
     auto const span = traffic.records.back().time_ms - traffic.records.front().time_ms + 1;
     usage::block_packer packer;
     std::uint64_t written = 0;

@@ -263,7 +263,7 @@ struct block_packer::impl {
     std::string sealed;
 
     impl() {
-        for (std::size_t c = 1; c < columns; ++c) start[c].reset(new unsigned char[block_records_max * column_bytes(c)]);
+        for (std::size_t c = 1; c < columns; ++c) start[c].reset(new unsigned char[block_records * column_bytes(c)]);
         clear();
         ZSTD_CCtx_setParameter(compressor.get(), ZSTD_c_compressionLevel, compression_level);
         ZSTD_CCtx_setParameter(compressor.get(), ZSTD_c_checksumFlag, 1);
@@ -303,7 +303,7 @@ void block_packer::clear() noexcept { impl_->clear(); }
 
 bool block_packer::add(record const& r) {
     auto& b = *impl_;
-    if (b.meta.records == block_records_max || !b.strings.has_room()) return false;
+    if (b.meta.records == block_records || !b.strings.has_room()) return false;
     if (b.meta.records++ == 0) b.base_time = b.last_time = b.meta.first_ms = b.meta.last_ms = r.time_ms;
     b.meta.first_ms = std::min(b.meta.first_ms, r.time_ms);
     b.meta.last_ms = std::max(b.meta.last_ms, r.time_ms);

@@ -15,7 +15,8 @@
 
 namespace latchkey::usage {
 
-inline constexpr std::size_t block_records_max = 8192;
+inline constexpr std::size_t block_records = 4096;  // of a full block: sealing and writing one stops a worker beside it for 1 ms
+inline constexpr std::size_t block_records_max = 8192;           // that a reader takes
 inline constexpr std::size_t block_text_bytes_max = 1U << 20;    // strings of one block, each counted once
 inline constexpr std::size_t block_packed_bytes_max = 4U << 20;  // decompressed; a block that claims more is damaged
 

@@ -110,15 +110,14 @@ result<void> make_folder(std::string const& folder, bool ours_alone) {
 namespace {
 
 constexpr std::uint64_t records_between = 64;
-constexpr std::uint64_t block_records = 4096;  // of a full block, where `between` matters
 
 // The records of the packer, and the cursor behind them, into the journal; then the ring's space is free again.
 result<void> hand_over(ring& from, std::uint64_t position, journal& into, block_packer& packer,
                        std::function<void()> const& between) {
-    if (between) between();
+    between();
     auto sealed = packer.seal();
     if (!sealed) return sealed.error();
-    if (between) between();
+    between();
     if (auto done = into.append(from.id(), position, packer.meta(), *sealed); !done) return done;
     from.release(position);
     packer.clear();
@@ -142,11 +141,9 @@ result<taken> take_records(ring& from, std::uint64_t& position, journal& into, b
         sum.damaged = !next;
         if (next && !full) at = *next;
         auto const records = packer.meta().records;
-        full = full || !more || (between && records == block_records);
-        if (between && !full && records % records_between == 0) between();
-        if (!full || records == 0) continue;
+        if (records % records_between == 0) between();
+        if ((more && !full) || records == 0) continue;
         if (auto done = hand_over(from, at, into, packer, between); !done) return done.error();
-        if (between) between();
         position = at;
         sum.records += records;
         if (counted != nullptr) counted->fetch_add(records, std::memory_order_relaxed);

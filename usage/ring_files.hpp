@@ -41,10 +41,11 @@ struct taken {
 };
 // Moves the committed records of `from` behind `position`, at most a ring full of them, into the journal: block by block, each in
 // one transaction with the cursor behind it, and only then frees them in the ring. `position` follows, and `counted` with each
-// block. An error is the journal's; what was not journalled is still in the ring. `between` is called after every few dozen
-// records and around each transaction: whoever shares a processor with a worker can stand back there.
-result<taken> take_records(ring& from, std::uint64_t& position, journal& into, block_packer& packer,
-                           std::atomic<std::uint64_t>* counted = nullptr, std::function<void()> const& between = {});
+// block. An error is the journal's; what was not journalled is still in the ring. `between` is called after every 64 records at
+// most, and before each block is sealed and written: whoever shares a processor with a worker can stand back there.
+result<taken> take_records(
+    ring& from, std::uint64_t& position, journal& into, block_packer& packer, std::atomic<std::uint64_t>* counted = nullptr,
+    std::function<void()> const& between = [] {});
 
 // Recovers what a file holds, once and only once. Then the ring itself where it can go on as the ring of a worker
 // (`keep_bytes` is its size), or null: the file is gone, or stands aside as FILE.damaged. Errors: a file that is not ours, is in

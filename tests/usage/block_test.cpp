@@ -95,7 +95,7 @@ TEST_CASE("a block is bounded by records and by text, and goes on after clear") 
         sample const s(1);
         std::size_t n = 0;
         while (p.add(s.r)) ++n;
-        CHECK(n == block_records_max);
+        CHECK(n == block_records);
     }
     SECTION("by text") {
         std::size_t n = 0;
@@ -126,7 +126,7 @@ TEST_CASE("thousands of ordinary records take less than a fifth of their text") 
     block_packer p;
     std::size_t text = 0;
     std::mt19937_64 random(1);
-    for (std::uint64_t n = 0; n < block_records_max; ++n) {
+    for (std::uint64_t n = 0; n < block_records; ++n) {
         sample const s(random());
         REQUIRE(p.add(s.r));
         text += 100 + s.r.request_id.size() + s.r.path.size() + s.r.host.size() + s.r.application_id.size() + s.r.key_id.size();

@@ -20,12 +20,21 @@ struct written {
         REQUIRE(opened);
         j = std::move(*opened);
     }
+    // As many blocks as it takes.
     void block(std::vector<record> const& records) {
         block_packer p;
-        for (auto const& r : records) REQUIRE(p.add(r));
+        for (auto const& r : records) {
+            if (p.add(r)) continue;
+            seal(p);
+            REQUIRE(p.add(r));
+        }
+        seal(p);
+    }
+    void seal(block_packer& p) {
         auto sealed = p.seal();
         REQUIRE(sealed);
         REQUIRE(j->append("r", ++cursor, p.meta(), *sealed));
+        p.clear();
     }
     void numbers(std::uint64_t from, std::uint64_t to) {
         std::vector<std::unique_ptr<sample>> samples;
