@@ -62,7 +62,6 @@ struct journal::impl {
 
     explicit impl(sqlite::database d) : db(std::move(d)) {}
     result<void> set_up(bool read_only);
-    result<std::uint64_t> remove_batch(std::int64_t before_ms);
     result<std::string> note(std::string_view name);
     result<void> set_note(std::string_view name, std::string_view value);
 };
@@ -84,8 +83,13 @@ result<void> journal::impl::set_up(bool read_only) {
          "INSERT INTO rings(id, cursor) VALUES (?1, ?2) ON CONFLICT(id) DO UPDATE SET cursor = excluded.cursor "
          "WHERE excluded.cursor > cursor",
          true},
+        // A full block takes a millisecond (its pages are visited one by one), hundreds of small ones as long: so the oldest ones
+        // until they have as many records as a full one.
         {remove_some,
-         "DELETE FROM blocks WHERE id IN (SELECT id FROM blocks WHERE last_ms < ?1 ORDER BY last_ms LIMIT 256) RETURNING records",
+         "DELETE FROM blocks WHERE id IN (SELECT id FROM (SELECT id, sum(records) OVER (ORDER BY last_ms, id) - records AS "
+         "before "
+         "FROM (SELECT id, last_ms, records FROM blocks WHERE last_ms < ?1 ORDER BY last_ms, id LIMIT 256)) WHERE before < ?2) "
+         "RETURNING records",
          true},
         {cursor, "SELECT cursor FROM rings WHERE id = ?1", false},
         {span, "SELECT min(id), max(id) FROM blocks WHERE last_ms >= ?1 AND first_ms < ?2", false},
@@ -182,29 +186,16 @@ result<void> journal::set_other_ring_dirs(std::vector<std::string> const& folder
     return impl_->set_note("other_ring_dirs", lines);
 }
 
-// A few hundred blocks a transaction, so that years that go at once do not make the log as long as they were.
-result<std::uint64_t> journal::impl::remove_batch(std::int64_t before_ms) {
-    auto t = sqlite::transaction::begin(db, sqlite::transaction::kind::write);
-    if (!t) return t.error();
+result<std::uint64_t> journal::remove_some(std::int64_t before_ms) {
+    auto& s = impl_->remove_some;
+    sqlite::reset_guard const ended(s);
+    s.bind(1, before_ms).bind(2, static_cast<std::int64_t>(block_records));
     std::uint64_t gone = 0;
-    remove_some.bind(1, before_ms);
     for (;;) {
-        auto row = remove_some.step();
+        auto row = s.step();
         if (!row) return row.error();
-        if (!*row) break;
-        gone += static_cast<std::uint64_t>(remove_some.int64(0));
-    }
-    if (auto done = t->commit(); !done) return done.error();
-    return gone;
-}
-
-result<std::uint64_t> journal::remove_before(std::int64_t before_ms) {
-    std::uint64_t all = 0;
-    for (;;) {
-        auto gone = impl_->remove_batch(before_ms);
-        if (!gone) return gone;
-        if (*gone == 0) return all;
-        all += *gone;
+        if (!*row) return gone;
+        gone += static_cast<std::uint64_t>(s.int64(0));
     }
 }
 

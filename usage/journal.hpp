@@ -44,12 +44,13 @@ class journal {
     // Other folders in which rings of a process that still runs were seen last.
     result<std::vector<std::string>> other_ring_dirs();
     result<void> set_other_ring_dirs(std::vector<std::string> const& folders);
-    // Removes blocks whose last record is older than `before_ms`; returns how many records went.
-    result<std::uint64_t> remove_before(std::int64_t before_ms);
+    // Removes some of the blocks whose last record is older than `before_ms`, the oldest first, in one transaction of a few
+    // milliseconds; returns how many records went. 0: none is left.
+    result<std::uint64_t> remove_some(std::int64_t before_ms);
 
     // Visits blocks that may hold records of [from_ms, to_ms), in order of appending; `visit` false stops. The block is
     // already decompressed and its checksum proven; a damaged one is reported to `damaged` and skipped. What is visited is what
-    // stood in the file at the call, without blocks that remove_before() takes meanwhile; no lock is held during `visit`, so a
+    // stood in the file at the call, without blocks that remove_some() takes meanwhile; no lock is held during `visit`, so a
     // slow reader hinders neither the writer nor its checkpoints.
     result<void> each_block(std::int64_t from_ms, std::int64_t to_ms, std::function<bool(std::string_view packed)> const& visit,
                             std::function<void(std::int64_t block_id, std::string_view why)> const& damaged);

@@ -13,6 +13,7 @@
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/clock.hpp"
@@ -50,6 +51,7 @@ constexpr std::int64_t step_ns = 250'000;
 constexpr milliseconds step_pause{1};
 constexpr milliseconds retry_pause{1000};
 constexpr std::chrono::minutes retention_pause{10};
+constexpr milliseconds retention_turn{200};  // of a pass; then records and callers of flush() have theirs
 constexpr std::chrono::minutes drop_log_pause{1};
 constexpr std::int64_t day_ms = 86'400'000;
 constexpr unsigned numbers_max = 10'000;  // of ring files
@@ -126,6 +128,7 @@ struct recorder::impl {
     block_packer packer;
     std::vector<std::uint64_t> positions;
     steady_clock::time_point next_retention{};
+    std::uint64_t outlived = 0;  // records that retention has removed and that are not said yet
     std::int64_t step_began = 0;
 
     mutable std::mutex status_guard;
@@ -322,11 +325,19 @@ result<void> recorder::impl::take_all() {
 result<void> recorder::impl::remove_old() {
     auto const now = steady_clock::now();
     if (options.retention_days == 0 || now < next_retention) return {};
-    auto gone = journal->remove_before(wall_ms() - options.retention_days * day_ms);
-    if (!gone) return gone.error();
-    next_retention = now + retention_pause;
-    if (*gone != 0)
-        log::info("usage.retention", "{} usage records older than {} days were removed", *gone, options.retention_days);
+    auto const before_ms = wall_ms() - options.retention_days * day_ms;
+    do {
+        auto gone = journal->remove_some(before_ms);
+        if (!gone) return gone.error();
+        outlived += *gone;
+        if (*gone == 0) {
+            next_retention = now + retention_pause;
+            if (auto const n = std::exchange(outlived, 0); n != 0)
+                log::info("usage.retention", "{} usage records older than {} days were removed", n, options.retention_days);
+            return {};
+        }
+        stand_back();
+    } while (hurried == 0 && steady_clock::now() < now + retention_turn);
     return {};
 }
 

@@ -150,13 +150,25 @@ TEST_CASE("old blocks are removed by their last record, however many there are")
     test::folder const dir("/tmp");
     auto j = open_journal(dir / "usage.db");
     for (std::uint64_t i = 0; i < 600; ++i) REQUIRE(append(*j, "r", i + 1, i * 10, i * 10 + 2));
-    auto gone = j->remove_before(at(5901));  // block 590 ends at 5901
-    REQUIRE(gone);
-    CHECK(*gone == 590 * 2);
+    std::uint64_t gone = 0;
+    for (std::uint64_t some = 1; some != 0; gone += some) {
+        auto const removed = j->remove_some(at(5901));  // block 590 ends at 5901
+        REQUIRE(removed);
+        some = *removed;
+        CHECK(numbers(*j).front() == (gone + some) / 2 * 10);  // the oldest went first
+    }
+    CHECK(gone == 590 * 2);
     CHECK(*j->record_count() == 20);
-    CHECK(*j->remove_before(at(5901)) == 0);
     CHECK(numbers(*j).front() == 5900);
     CHECK(j->cursor_of("r")->value() == 600);
+}
+
+TEST_CASE("old blocks that are full are removed one at a time") {
+    test::folder const dir("/tmp");
+    auto j = open_journal(dir / "usage.db");
+    for (std::uint64_t i = 0; i < 3; ++i) REQUIRE(append(*j, "r", i + 1, i * block_records, (i + 1) * block_records));
+    for (int i = 0; i < 3; ++i) CHECK(*j->remove_some(ever) == block_records);
+    CHECK(*j->remove_some(ever) == 0);
 }
 
 TEST_CASE("a damaged block is named and skipped, the others are visited") {
