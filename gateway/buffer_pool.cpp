@@ -27,9 +27,10 @@ buffer_pool::~buffer_pool() {
     for (char* const p : large_.free) unmap(p, large_bytes_);
 }
 
-// Null where the bound or the kernel says no. Unused large buffers make room first.
+// Null where the bound or the kernel says no. Unused buffers make room first, large ones before small ones.
 char* buffer_pool::map(std::size_t bytes) noexcept {
     while (mapped_ + cost(bytes) > memory_max_ && !large_.free.empty()) unmap(large_.take(), large_bytes_);
+    while (mapped_ + cost(bytes) > memory_max_ && !small_.free.empty()) unmap(small_.take(), small_bytes_);
     if (mapped_ + cost(bytes) > memory_max_) return nullptr;
     void* const p = mmap(nullptr, cost(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) return nullptr;
