@@ -80,7 +80,7 @@ keystore::key_row row_of(json::value const& v) {
 std::string const& sendable(std::string const& id) {
     constexpr std::string_view allowed = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz._-";
     if (id.empty() || id.size() > 64 || id.find_first_not_of(allowed) != std::string::npos)
-        throw failure(exit_not_found, "there is no key with that id; `latchkey keys list` shows them");
+        throw failure(exit_not_found, "there is no key with that id");
     return id;
 }
 

@@ -123,13 +123,11 @@ std::string read_import(std::string const& file, streams& s) {
 // What finds no key or application of that id says where they are listed.
 template <class Action>
 auto looked_up(Action action) {
-    constexpr std::string_view listed = "`latchkey keys list` shows them";
     try {
         return action();
     } catch (failure const& e) {
-        std::string_view const said = e.what();
-        if (e.code != exit_not_found || said.find(listed) != std::string_view::npos) throw;
-        throw failure(e.code, fmt::format("{}; {}", said, listed));
+        if (e.code != exit_not_found) throw;
+        throw failure(e.code, fmt::format("{}; `latchkey keys list` shows them", e.what()));
     }
 }
 
