@@ -117,9 +117,7 @@ def test_T2_a_TLS_hello_is_refused_without_waiting_for_more(loaded):
 def test_an_upstream_on_the_command_line_makes_up_for_a_settings_file_without_an_api(up):
     """Found by use: the file was refused for the lack of what was given. Also through a reload, and for commands that read the file."""
     gateway = Gateway(settings={"usage": {"flush_interval": "50ms"}}, flags=["--upstream", up.url])
-    with contextlib.ExitStack() as stack:
-        stack.callback(gateway.stop)
-        gateway.start()
+    with contextlib.contextmanager(run)(gateway):
         key = gateway.create_key()["key"]
         for _ in range(2):
             with gateway.client() as c:
