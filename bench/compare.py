@@ -5,10 +5,12 @@ generator and the upstream, in one process, on CPU 1.
   bench/compare.py --quick                          under a minute: saturation, 4,000/s, refused
   bench/compare.py                                  every scenario, under ten minutes
   bench/compare.py --only latchkey,nginx --scenarios saturation,rate4k --rounds 9
+  LATCHKEY_BEFORE=FILE bench/compare.py --only latchkey,nginx --reference before     another Latchkey in the same rounds
 
 How to read it. A shared machine drifts by half within minutes, so every figure is taken in short slices, interleaved between the
 proxies; "x nginx" is the median of the ratios within a round, with the quartiles, and is the figure to trust. CPU time is the
 kernel's account of all the proxy's processes (user and system, all threads). Latencies of the open-loop scenarios count from when a request was due.
+Silences are times of 2 ms and more in which no response ended, a second: what stops a proxy as a whole.
 A mark behind a name: `!N` others used the machine (more than 5 % of a core) in N of its samples; `~` it could not keep the rate.
 Before anything is measured every proxy is checked to do the same work: 401 without a valid key, the key removed, X-Consumer-Id set,
 bodies whole both ways, a usage line for every request; while it is measured, the upstream checks the first three on every request. A wrong
@@ -25,7 +27,7 @@ import subprocess
 import sys
 import time
 
-from peers import HERE, LOAD_CPU, NAMES, PROXY_CPU, Bench, Failure
+from peers import BEFORE, HERE, LOAD_CPU, NAMES, PROXY_CPU, Bench, Failure
 
 MIB = 1 << 20
 # name -> (words for bench_load, seconds of a slice, what it measures)
@@ -97,6 +99,7 @@ class Round:
         moved = taken["bytes_in"] + taken["bytes_out"]
         taken["mib_per_second"] = moved / MIB / taken["seconds"]
         taken["cpu_s_per_gib"] = taken["cpu_ns"] / 1e9 / (moved / (1 << 30)) if moved else 0.0
+        taken["silences_per_second"] = taken["silences"] / taken["seconds"]
         taken["cpu_share"] = taken["cpu_ns"] / 1e9 / taken["seconds"]
         return taken
 
@@ -142,8 +145,8 @@ def columns(scenario):
     if scenario in BULK:
         return ["mib_per_second", "cpu_s_per_gib", "cpu_share"]
     if scenario in LATENCY:
-        return ["cpu_us_per_request", "p50_us", "p99_us", "p999_us", "max_us"]
-    return ["per_second", "cpu_us_per_request", "cpu_share", "p99_us"]
+        return ["cpu_us_per_request", "p50_us", "p99_us", "p999_us", "silences_per_second"]
+    return ["per_second", "cpu_us_per_request", "cpu_share", "p99_us", "silences_per_second"]
 
 
 def spread(values):
@@ -194,7 +197,7 @@ def version(command, pick=0):
 
 def environment(bench):
     model = next((line.split(":", 1)[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "unknown")
-    commands = {"latchkey": "--version", "nginx": "-v", "haproxy": "-v"}
+    commands = {"latchkey": "--version", "nginx": "-v", "haproxy": "-v", BEFORE: "--version"}
     return {"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "cpu": model, "cores": os.cpu_count(), "kernel": platform.release(),
             "versions": {p.name: version([bench.programs[p.name], commands[p.name]]) for p in bench.proxies if p.name in commands}}
 

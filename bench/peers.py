@@ -29,6 +29,7 @@ KEY_COUNT = 100_000
 PROXY_CPU, LOAD_CPU = 0, 1
 MACHINE = os.sched_getaffinity(0)  # before anybody pins this process
 NAMES = ("latchkey", "nginx", "haproxy", "floor")
+BEFORE = "before"  # another Latchkey, of LATCHKEY_BEFORE
 
 
 class Failure(Exception):
@@ -184,8 +185,11 @@ class Proxy:
     def command_floor(self):
         return [self.bench.programs["floor"], self.port, self.bench.keys_file, self.bench.load.upstream]
 
+    def command_before(self):
+        return self.command_latchkey()
+
     def command_latchkey(self):
-        program, data = self.bench.programs["latchkey"], self.folder / "data"
+        program, data = self.bench.programs[self.name], self.folder / "data"
         done = subprocess.run([program, "keys", "import", self.bench.keys_file, "--data", data], capture_output=True, text=True)
         if done.returncode != 0:
             raise Failure(f"latchkey keys import: {done.stderr or done.stdout}")
@@ -197,8 +201,8 @@ class Proxy:
         """None for the floor, whose records stay in memory."""
         if self.name == "floor":
             return None
-        if self.name == "latchkey":
-            done = subprocess.run([self.bench.programs["latchkey"], "usage", "export", "--data", self.folder / "data"], capture_output=True)
+        if self.name in ("latchkey", BEFORE):
+            done = subprocess.run([self.bench.programs[self.name], "usage", "export", "--data", self.folder / "data"], capture_output=True)
             if done.returncode != 0:
                 raise Failure("latchkey usage export: " + done.stderr.decode(errors="replace"))
             return max(0, done.stdout.count(b"\n") - 1)
@@ -253,10 +257,10 @@ class Bench:
 
     def __init__(self, build, only=NAMES):
         build = pathlib.Path(build).resolve()
-        self.programs = {"latchkey": os.environ.get("LATCHKEY") or str(build / "latchkey"), "floor": str(build / "bench_floor"),
+        self.programs = {"latchkey": os.environ.get("LATCHKEY") or str(build / "latchkey"), BEFORE: os.environ.get("LATCHKEY_BEFORE"), "floor": str(build / "bench_floor"),
                          "nginx": shutil.which("nginx", path="/usr/sbin:/usr/bin"), "haproxy": shutil.which("haproxy", path="/usr/sbin:/usr/bin")}
         self.load_program = build / "bench_load"
-        self.only, self.notes, self.proxies = only, [], []
+        self.only, self.notes, self.proxies = (*only, BEFORE) if self.programs[BEFORE] else only, [], []
 
     def __enter__(self):
         if not os.access(self.load_program, os.X_OK):

@@ -101,7 +101,8 @@ class generator::session {
     std::int64_t next_arrival_ = 0;
     std::int64_t window_begin_ = std::numeric_limits<std::int64_t>::max();
     std::int64_t window_end_ = std::numeric_limits<std::int64_t>::max();
-    std::uint64_t up_ = 0;  // connections that stand
+    std::int64_t last_end_ = 0;  // of a response
+    std::uint64_t up_ = 0;       // connections that stand
     std::uint64_t in_exchange_ = 0;
     std::uint64_t begun_ = 0;  // exchanges, ever
     std::uint64_t due_in_window_ = 0;
@@ -362,6 +363,8 @@ void generator::session::count(std::int64_t due_ns, std::int64_t end_ns, int sta
     bool const ended_within = end_ns >= window_begin_ && end_ns < window_end_;
     bool const due_within = due_ns >= window_begin_ && due_ns < window_end_;
     figures_.completed += ended_within ? 1 : 0;
+    figures_.silences += ended_within && last_end_ > 0 && end_ns - last_end_ >= silence_ns ? 1 : 0;
+    last_end_ = end_ns;
     if (plan_.mode == mode::open ? due_within : ended_within) {
         figures_.latency.add(end_ns - due_ns);
         ++figures_.statuses[status];

@@ -44,6 +44,8 @@ struct plan {
     std::vector<int> pids;          // whose CPU time is measured
 };
 
+inline constexpr std::int64_t silence_ns = 2'000'000;
+
 struct figures {
     double seconds = 0;
     std::uint64_t completed = 0;    // responses that ended in the window
@@ -54,6 +56,7 @@ struct figures {
     std::uint64_t wrong_length = 0;
     std::uint64_t bytes_in = 0;
     std::uint64_t bytes_out = 0;
+    std::uint64_t silences = 0;   // times in the window of silence_ns or more in which no response ended
     std::uint64_t queue_max = 0;  // open: most requests that waited for a connection
     std::uint64_t ready = 0;      // idle: connections that had their response and are open
     std::int64_t cpu_ns = 0;      // of plan.pids, in the window

@@ -110,14 +110,15 @@ std::string to_json(figures const& f, upstream_counts const& before, upstream_co
     auto const us = [&](double share) { return static_cast<double>(f.latency.at(share)) / 1e3; };
     return fmt::format(
         "{{\"seconds\":{:.4f},\"completed\":{},\"per_second\":{:.1f},\"unfinished\":{},\"broken\":{},\"reconnected\":{},"
-        "\"wrong_status\":{},\"wrong_length\":{},\"bytes_in\":{},\"bytes_out\":{},\"queue_max\":{},\"ready\":{},\"cpu_ns\":{},"
+        "\"wrong_status\":{},\"wrong_length\":{},\"bytes_in\":{},\"bytes_out\":{},\"silences\":{},\"queue_max\":{},\"ready\":{},"
+        "\"cpu_ns\":{},"
         "\"cpu_us_per_request\":{:.3f},\"statuses\":{{{}}},\"p50_us\":{:.1f},\"p90_us\":{:.1f},\"p99_us\":{:.1f},\"p999_us\":{:."
         "1f},"
         "\"max_us\":{:.1f},\"upstream\":{{\"connections\":{},\"requests\":{},\"leaked_keys\":{},\"anonymous\":{},\"malformed\":{}"
         "}}}}",
         f.seconds, f.completed, f.seconds > 0 ? static_cast<double>(f.completed) / f.seconds : 0.0, f.unfinished, f.broken,
-        f.reconnected, f.wrong_status, f.wrong_length, f.bytes_in, f.bytes_out, f.queue_max, f.ready, f.cpu_ns, per_request,
-        statuses, us(0.5), us(0.9), us(0.99), us(0.999), us(1.0), after.connections - before.connections,
+        f.reconnected, f.wrong_status, f.wrong_length, f.bytes_in, f.bytes_out, f.silences, f.queue_max, f.ready, f.cpu_ns,
+        per_request, statuses, us(0.5), us(0.9), us(0.99), us(0.999), us(1.0), after.connections - before.connections,
         after.requests - before.requests, after.leaked_keys - before.leaked_keys, after.anonymous - before.anonymous,
         after.malformed - before.malformed);
 }
