@@ -210,7 +210,7 @@ TEST_CASE("large buffers leave what is promised, and a promise can become a larg
     promise p;
     REQUIRE(pool.promise_small(p));
     CHECK(pool.large().size() == 4096);  // there was room for a large one, and then none for what is promised
-    lease mine = pool.redeem(p, true);  // in the memory of the small one, which lies unused
+    lease mine = pool.redeem(p, true);   // in the memory of the small one, which lies unused
     CHECK(mine.size() == 65536);
     CHECK(pool.lent_bytes() == 2 * buffer_pool::cost(65536));
 }
