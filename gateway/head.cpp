@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstring>
 
+#include "base/scan.hpp"
 #include "gateway/text.hpp"
 #include "usage/record.hpp"
 
@@ -52,19 +53,12 @@ constexpr std::array<std::string_view, static_cast<std::size_t>(field_id::count_
 constexpr std::size_t longest_name = 23;
 constexpr auto method_bytes_max = static_cast<std::ptrdiff_t>(usage::method_bytes_max);  // the longest registered one has 17
 
-constexpr auto folded = [] {
-    std::array<char, 256> to{};
-    for (std::size_t c = 0; c < 256; ++c) to[c] = fold_name(static_cast<char>(c));
-    return to;
-}();
-
-constexpr char fold(char c) noexcept { return folded[static_cast<unsigned char>(c)]; }
-
 // Length, first and last two characters tell our names apart. Each has a slot of its own, and the fields that messages commonly
 // have beside ours have empty ones: so a name is compared with one at most, and mostly with none. Two characters at least.
 constexpr std::size_t slots = 128;
 constexpr std::size_t slot_of(std::string_view name) noexcept {
-    auto const at = [&](std::size_t i) { return static_cast<std::size_t>(static_cast<unsigned char>(fold(name[i]))); };
+    // Lower-case letters; where these characters stand none of our names has a hyphen, so no alias has anything else there.
+    auto const at = [&](std::size_t i) { return static_cast<std::size_t>(static_cast<unsigned char>(name[i]) | 0x20U); };
     return (name.size() * 12 + at(0) * 5 + at(name.size() - 1) * 3 + at(name.size() - 2)) % slots;
 }
 constexpr auto index = [] {
@@ -78,25 +72,28 @@ static_assert([] {
     return true;
 }());
 
-// Where the hyphens of each name stand, a bit each: what else stands there makes an alias.
-constexpr auto hyphens = [] {
-    std::array<std::uint32_t, names.size()> at{};
-    for (std::size_t i = 0; i < names.size(); ++i)
-        for (std::size_t k = 0; k < names[i].size(); ++k)
-            if (names[i][k] == '-') at[i] |= std::uint32_t{1} << k;
-    return at;
-}();
+// Eight characters in lower case: of a token, letters become so and nothing else becomes a letter, a digit or a hyphen.
+std::uint64_t eight_lower(char const* at) noexcept {
+    std::uint64_t w = 0;
+    std::memcpy(&w, at, sizeof w);
+    return w | 0x2020202020202020ULL;
+}
 
-constexpr bool matches(std::string_view name, std::string_view known) noexcept {
-    if (name.size() != known.size()) return false;
-    for (std::size_t i = 0; i < name.size(); ++i)
-        if (fold(name[i]) != known[i]) return false;
-    return true;
+// Whether a token is `known` but for the case of its letters.
+bool same_token(std::string_view name, std::string_view known) noexcept {
+    std::size_t const size = known.size();
+    if (name.size() != size) return false;
+    if (size < 8) return equals_lower(name, known);
+    for (std::size_t i = 0; i + 8 < size; i += 8)
+        if (eight_lower(name.data() + i) != eight_lower(known.data() + i)) return false;
+    return eight_lower(name.data() + size - 8) == eight_lower(known.data() + size - 8);
 }
 
 // --- scanning
 
+// Names are letters, digits and hyphens, with few exceptions.
 char const* skip_token(char const* p, char const* end) noexcept {
+    p = skip_sixteens(p, end, [](sixteen bytes) { return alphanumeric(bytes) | (bytes == '-'); });
     while (p < end && is(*p, char_class::token)) ++p;
     return p;
 }
@@ -106,22 +103,10 @@ char const* skip_blanks(char const* p, char const* end) noexcept {
     return p;
 }
 
-// To the first byte that may not stand in a field value. Eight bytes at a time: the mask has the top bit of each byte that is
-// below `least` or DEL; of several, the lowest is exact, since only what lies above a hit can be one by its borrow.
+// To the first byte that is below `Least` or DEL.
 template <unsigned char Least>
 char const* skip_above(char const* p, char const* end) noexcept {
-    constexpr std::uint64_t ones = 0x0101010101010101ULL;
-    constexpr std::uint64_t tops = 0x8080808080808080ULL;
-    if constexpr (std::endian::native == std::endian::little) {
-        while (end - p >= 8) {
-            std::uint64_t w = 0;
-            std::memcpy(&w, p, sizeof w);
-            std::uint64_t const del = w ^ (ones * 0x7f);
-            std::uint64_t const hit = (((w - ones * Least) & ~w) | ((del - ones) & ~del)) & tops;
-            if (hit != 0) return p + (std::countr_zero(hit) >> 3);
-            p += 8;
-        }
-    }
+    p = skip_sixteens(p, end, [](sixteen bytes) { return (bytes >= Least) & (bytes != 0x7f); });
     while (p < end && static_cast<unsigned char>(*p) >= Least && *p != 0x7f) ++p;
     return p;
 }
@@ -149,8 +134,13 @@ parsed end_line(char const*& p, char const* end) noexcept {
 
 // HTTP-version (RFC 9112 section 2.3), as ten times major plus minor.
 parsed read_version(char const*& p, char const* end, int& version) noexcept {
-    constexpr std::string_view name = "HTTP/";
-    for (char const c : name) {
+    constexpr std::string_view usual = "HTTP/1.1";
+    if (end - p >= 8 && std::memcmp(p, usual.data(), 8) == 0) {
+        p += 8;
+        version = 11;
+        return parsed::whole;
+    }
+    for (char const c : usual.substr(0, 5)) {
         if (p == end) return parsed::more;
         if (*p++ != c) return parsed::bad;
     }
@@ -275,10 +265,11 @@ parsed read_head(char const* data, std::size_t size, std::size_t& searched, pars
 field_id identify(std::string_view name, bool& alias) noexcept {
     if (name.size() > longest_name || name.size() < 2) return field_id::other;
     field_id const id = index[slot_of(name)];
-    if (id == field_id::other || !matches(name, names[static_cast<std::size_t>(id)])) return field_id::other;
-    alias = false;
-    for (auto left = hyphens[static_cast<std::size_t>(id)]; left != 0; left &= left - 1)
-        alias = alias || name[static_cast<std::size_t>(std::countr_zero(left))] != '-';
+    if (id == field_id::other) return id;
+    auto const known = names[static_cast<std::size_t>(id)];
+    bool const same = same_token(name, known);
+    if (!same && !is_folded(name, known)) return field_id::other;
+    alias = !same;
     return id;
 }
 

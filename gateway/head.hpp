@@ -45,8 +45,8 @@ enum class field_id : std::uint8_t {
     count_,
 };
 
-// `alias` is set where the name is one of ours but for another character in place of '-' (fold_name()): upstreams that make
-// variables of names cannot tell the two apart.
+// Of a name that is a token. `alias` is set where it is one of ours but for another character in place of '-' (fold_name()):
+// upstreams that make variables of names cannot tell the two apart.
 field_id identify(std::string_view name, bool& alias) noexcept;
 
 struct field {

@@ -1,5 +1,7 @@
 #include "gateway/target.hpp"
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <utility>
 
@@ -148,6 +150,27 @@ bool cut_authority(std::string_view& target, std::string_view& authority, bool t
     return !authority.empty();
 }
 
+constexpr std::size_t host_bytes_max = 255;
+
+// What may stand in a host, in lower case; 0: what may not.
+constexpr auto host_lower = [] {
+    std::array<char, 256> to{};
+    for (std::size_t c = 0; c < 256; ++c)
+        if (is(static_cast<char>(c), char_class::host)) to[c] = lower(static_cast<char>(c));
+    return to;
+}();
+
+// ":" and at most five digits, of 65535 at most.
+bool good_port(std::string_view text) noexcept {
+    if (text.front() != ':' || text.size() > 6) return false;
+    unsigned n = 0;
+    for (char const c : text.substr(1)) {
+        if (!is(c, char_class::digit)) return false;
+        n = n * 10 + static_cast<unsigned>(c - '0');
+    }
+    return n <= 65535;
+}
+
 }  // namespace
 
 refusal normalise_target(char* data, std::size_t size, std::string_view method, request_target& out, bool tls) noexcept {
@@ -211,38 +234,27 @@ std::string_view read_otherwise(std::string_view path, bool parameters_cut, bool
 }
 
 bool parse_host(std::string_view authority, host_name& out) noexcept {
-    std::string_view host = authority;
-    std::string_view port;
-    if (!host.empty() && host.front() == '[') {  // IPv6 literal
-        auto const end = host.find(']');
-        if (end == std::string_view::npos || end < 3) return false;
-        port = host.substr(end + 1);
-        host = host.substr(0, end + 1);
-        for (char const c : host.substr(1, host.size() - 2))
+    std::size_t n = 0;
+    if (authority.starts_with('[')) {  // IPv6 literal
+        n = authority.find(']') + 1;
+        if (n < 4 || n > out.text.size()) return false;
+        for (char const c : authority.substr(1, n - 2))
             if (!is(c, char_class::hex) && c != ':' && c != '.') return false;
+        for (std::size_t i = 0; i < n; ++i) out.text[i] = lower(authority[i]);
+        out.size = n;
     } else {
-        std::size_t n = 0;
-        bool dot = true;  // neither a leading one nor two in a row
-        for (; n < host.size() && host[n] != ':'; ++n) {
-            if (!is(host[n], char_class::host)) return false;
-            if (std::exchange(dot, host[n] == '.') && dot) return false;
+        std::size_t const most = std::min(authority.size(), out.text.size());
+        char before = '.';  // neither a leading one nor two in a row
+        for (; n < most && authority[n] != ':'; ++n) {
+            char const c = host_lower[static_cast<unsigned char>(authority[n])];
+            if (c == 0 || (c == '.' && before == '.')) return false;
+            out.text[n] = before = c;
         }
-        port = host.substr(n);
-        host = host.substr(0, n);
-        if (dot && n > 0) host.remove_suffix(1);
+        out.size = n - (n > 0 && before == '.' ? 1 : 0);
     }
-    if (!port.empty()) {
-        if (port.front() != ':') return false;
-        port.remove_prefix(1);
-        if (port.size() > 5 || !all(port, char_class::digit)) return false;
-        unsigned n = 0;
-        for (char const c : port) n = n * 10 + static_cast<unsigned>(c - '0');
-        if (n > 65535) return false;
-    }
-    if (host.empty() || host.size() > 255) return false;
-    for (std::size_t i = 0; i < host.size(); ++i) out.text[i] = lower(host[i]);
-    out.size = host.size();
-    return true;
+    if (out.size == 0 || out.size > host_bytes_max) return false;
+    authority.remove_prefix(n);
+    return authority.empty() || good_port(authority);
 }
 
 bool same_authority(std::string_view a, std::string_view b, bool tls) noexcept {
