@@ -10,25 +10,46 @@
 
 namespace latchkey::gateway {
 
+// Three digits of an HTTP status.
+struct three_digits {
+    explicit three_digits(int status) noexcept
+        : text{static_cast<char>('0' + status / 100), static_cast<char>('0' + status / 10 % 10),
+               static_cast<char>('0' + status % 10)} {}
+    std::string_view view() const noexcept { return {text.data(), text.size()}; }
+    std::array<char, 3> text;
+};
+
 struct number {
     explicit number(std::uint64_t v) noexcept : value(v) {}
     std::uint64_t value;
 };
+
+// memcpy for text that is mostly short, for which a call of libc's costs more than its bytes. Returns the copy's end.
+char* put(char* to, std::string_view text) noexcept;
+template <std::size_t Size>
+char* put(char* to, char const (&literal)[Size]) noexcept {
+    std::memcpy(to, literal, Size - 1);
+    return to + Size - 1;
+}
 
 // Appends to a caller's memory and never beyond it; what does not fit sets overflowed() and is left out.
 class writer {
   public:
     writer(char* begin, std::size_t capacity) noexcept : begin_(begin), at_(begin), end_(begin + capacity) {}
 
-    writer& operator<<(std::string_view text) noexcept {
-        if (text.size() > static_cast<std::size_t>(end_ - at_)) {
+    // All of these texts, or none of them. Literals are cheapest as such.
+    template <class... Texts>
+    writer& add(Texts const&... texts) noexcept {
+        if ((size_of(texts) + ...) > room()) {
             overflowed_ = true;
-            return *this;
+        } else {
+            char* at = at_;
+            ((at = put(at, texts)), ...);
+            at_ = at;
         }
-        if (!text.empty()) std::memcpy(at_, text.data(), text.size());
-        at_ += text.size();
         return *this;
     }
+    writer& operator<<(std::string_view text) noexcept { return add(text); }
     writer& operator<<(number n) noexcept {
         auto const [p, ec] = std::to_chars(at_, end_, n.value);
         if (ec != std::errc{})
@@ -52,6 +73,12 @@ class writer {
     bool overflowed() const noexcept { return overflowed_; }
 
   private:
+    static constexpr std::size_t size_of(std::string_view text) noexcept { return text.size(); }
+    template <std::size_t Size>
+    static constexpr std::size_t size_of(char const (&)[Size]) noexcept {
+        return Size - 1;
+    }
+
     char* begin_;
     char* at_;
     char* end_;

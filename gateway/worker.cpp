@@ -22,6 +22,7 @@
 #include "base/clock.hpp"
 #include "base/ids.hpp"
 #include "base/log.hpp"
+#include "base/scan.hpp"
 #include "gateway/text.hpp"
 
 namespace latchkey::gateway {
@@ -80,24 +81,15 @@ std::uint64_t mix(std::uint64_t z) noexcept {  // SplitMix64's finalizer: a bije
     return z ^ (z >> 31U);
 }
 
-// Two digits at a time.
-struct hex_pairs {
-    std::array<char, 512> text{};
-    constexpr hex_pairs() {
-        constexpr std::string_view digits = "0123456789abcdef";
-        for (std::size_t i = 0; i < 256; ++i) {
-            text[2 * i] = digits[i >> 4U];
-            text[2 * i + 1] = digits[i & 15U];
-        }
-    }
-};
-constexpr hex_pairs pairs;
-
 void put_hex(char* out, std::uint64_t v) noexcept {
-    for (std::size_t i = 0; i < 8; ++i) {
-        std::memcpy(out + 2 * i, pairs.text.data() + 2 * (v >> 56U), 2);
-        v <<= 8U;
-    }
+    if constexpr (std::endian::native == std::endian::little) v = __builtin_bswap64(v);
+    sixteen bytes{};
+    std::memcpy(&bytes, &v, sizeof v);
+    sixteen const digits =
+        __builtin_shufflevector(bytes >> 4, bytes & 15, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    sixteen const letters = reinterpret_cast<sixteen>(digits > 9);
+    sixteen const text = digits + '0' + (letters & ('a' - '0' - 10));
+    std::memcpy(out, &text, sizeof text);
 }
 
 // The kernel lets whoever runs finish its time slice (some 3 ms) before a thread of the same processor that wakes up, unless that

@@ -86,6 +86,30 @@ TEST_CASE("end-to-end fields go on unchanged, in order, repeated ones too") {
     CHECK(lines[5] == "Authorization: Basic abc");
 }
 
+// Those that stand side by side are one copy: what is left out between them, and what is not in the usual form, must not show.
+TEST_CASE("fields go on the same whatever stands between them and however they are spaced") {
+    std::vector<std::string> const kept{"A: 1", "B:2", "C:   3", "D: 4  ", "E:", "F: ", "G:\t5", "H: 6"};
+    std::vector<std::string> const gone{"Connection: close", "Keep-Alive: x", "X-Request-Id: 7", "X-Consumer-Id: 8"};
+    for (unsigned mask = 0; mask < 1U << kept.size(); ++mask) {
+        CAPTURE(mask);
+        std::string text;
+        std::vector<std::string> expected;
+        for (std::size_t i = 0; i < kept.size(); ++i) {
+            text += kept[i] + "\r\n";
+            if ((mask >> i & 1U) != 0) text += gone[i % gone.size()] + "\r\n";
+            auto const value = trimmed(std::string_view(kept[i]).substr(2));
+            expected.push_back(kept[i].substr(0, 1) + ": " + std::string(value));
+        }
+        // (X-Request-Id may come once only: which of them goes on is another test's.)
+        rewriting r;
+        auto const lines = r.of(get(text));
+        REQUIRE(lines.size() > kept.size());
+        REQUIRE(std::equal(expected.begin(), expected.end(), lines.begin()));
+        REQUIRE(
+            std::none_of(lines.begin(), lines.end(), [](std::string const& l) { return l.ends_with("x") || l.ends_with(" 8"); }));
+    }
+}
+
 TEST_CASE("hop-by-hop fields and those that Connection names stay here") {
     rewriting r;
     auto const lines =

@@ -37,6 +37,33 @@ TEST_CASE("a writer refuses a number that does not fit") {
     CHECK(hex.hex(0xBEEF).view() == "beef");
 }
 
+TEST_CASE("a writer takes all of some texts or none, and nothing beyond them") {
+    std::string const source(300, 's');
+    for (std::size_t size = 0; size < source.size(); ++size) {
+        CAPTURE(size);
+        auto const text = std::string_view(source).substr(0, size);
+        std::vector<char> memory(size + 10, '.');
+        writer w(memory.data(), size + 4);
+        w.add("<", text, ">", "longer than what is left");
+        CHECK(w.overflowed());
+        REQUIRE(w.size() == 0);
+        w.add("<", text, ">");
+        REQUIRE(w.view() == "<" + std::string(text) + ">");
+        REQUIRE(std::string_view(memory.data() + size + 2, 8) == "........");
+    }
+}
+
+TEST_CASE("a copy of any length has each byte at its place") {
+    std::string source;
+    for (int i = 0; i < 200; ++i) source.push_back(static_cast<char>(i));
+    for (std::size_t size = 0; size <= source.size(); ++size) {
+        std::vector<char> memory(size + 1, '#');
+        REQUIRE(put(memory.data(), std::string_view(source).substr(0, size)) == memory.data() + size);
+        REQUIRE(std::string_view(memory.data(), size) == std::string_view(source).substr(0, size));
+        REQUIRE(memory[size] == '#');
+    }
+}
+
 TEST_CASE("a writer of no memory takes empty text and refuses all else") {
     writer w(nullptr, 0);
     w << "";
