@@ -219,7 +219,16 @@ task<refusal> session::read_answer(exchange& x) {
         up.end += r.n;
     }
     x.answered_ns = last_ns_ = steady_ns();
-    co_return co_await relay_response(x, h, frame);
+    response r;
+    if (!compose_response(x, h, frame, r)) co_return refusal::upstream_invalid;
+    error_code ec;
+    if (!try_send(x, r.first, r.last, ec)) ec = co_await send(x, r.first, r.last);
+    r.more.reset();
+    bool sent = !ec;
+    if (ec) break_off(x, ec == asio::error::timed_out ? usage::outcome::timed_out : usage::outcome::client_aborted);
+    if (sent && !r.last) sent = co_await relay_rest(x, r);
+    if (sent) x.keep_upstream = r.reusable && !x.surplus && x.body_whole && !x.upstream_deaf && !x.uploading;
+    co_return refusal::none;
 }
 
 // The answer did not come. Whose fault it is, and what the client gets.
@@ -252,39 +261,39 @@ task<bool> session::relay_interim(exchange& x, head const& h) {
     co_return !ec;
 }
 
-// The final response. What of its body is in hand goes out with its head, in one write where that is all of it.
-task<refusal> session::relay_response(exchange& x, head const& h, response_frame const& f) {
+// The final response: its head as the client will see it, with what of the body is in hand, in one write where that is all of
+// it. False: it is not valid after all.
+bool session::compose_response(exchange& x, head const& h, response_frame const& f, response& r) {
     upstream_connection& up = *x.up;
     char* const body = up.in.data() + up.begin + h.bytes;
     std::size_t const available = up.end - up.begin - h.bytes;
-    body_kind const kind = f.body.kind;
+    r.kind = f.body.kind;
+    r.reusable = f.keep_alive;
 
-    chunk_decoder decoder;
     std::size_t in_hand = 0;
-    std::uint64_t left = 0;
-    bool whole = kind == body_kind::none;
-    x.surplus = whole && available > 0;
-    if (kind == body_kind::length) {
+    r.whole = r.kind == body_kind::none;
+    x.surplus = r.whole && available > 0;
+    if (r.kind == body_kind::length) {
         in_hand = static_cast<std::size_t>(std::min<std::uint64_t>(available, f.body.length));
-        left = f.body.length - in_hand;
-        whole = left == 0;
+        r.left = f.body.length - in_hand;
+        r.whole = r.left == 0;
         x.surplus = available > in_hand;
-    } else if (kind == body_kind::chunked) {
-        decoder.drop_forbidden();
-        auto const step = decoder.decode(body, available);
-        if (step.now == chunk_decoder::state::bad) co_return refusal::upstream_invalid;
+    } else if (r.kind == body_kind::chunked) {
+        r.decoder.drop_forbidden();
+        auto const step = r.decoder.decode(body, available);
+        if (step.now == chunk_decoder::state::bad) return false;
         in_hand = step.payload;
-        whole = step.now == chunk_decoder::state::done;
+        r.whole = step.now == chunk_decoder::state::done;
         x.surplus = step.consumed < available;
-    } else if (kind == body_kind::until_close) {
+    } else if (r.kind == body_kind::until_close) {
         in_hand = available;
     }
 
-    up.pool().expect_long(in_hand + left > w_.buffers().small_bytes() || up.end == up.in.size());
+    up.pool().expect_long(in_hand + r.left > w_.buffers().small_bytes() || up.end == up.in.size());
 
     // Without a length, HTTP/1.1 clients get chunks, so that a break is seen; HTTP/1.0 clients the connection's end.
-    bool const unmeasured = kind == body_kind::chunked || kind == body_kind::until_close;
-    bool const rechunk = unmeasured && !x.http_1_0;
+    bool const unmeasured = r.kind == body_kind::chunked || r.kind == body_kind::until_close;
+    r.rechunk = unmeasured && !x.http_1_0;
     x.ends_by_close = unmeasured && x.http_1_0;
     x.keep_client = may_keep(x) && !x.ends_by_close;
     // Where the client may still send what we will not read, a plain close could cost it the end of this response.
@@ -292,110 +301,96 @@ task<refusal> session::relay_response(exchange& x, head const& h, response_frame
 
     answer_context c;
     c.frame = &f;
-    c.body = rechunk ? framing{body_kind::chunked, 0} : unmeasured ? framing{body_kind::until_close, 0} : f.body;
+    c.body = r.rechunk ? framing{body_kind::chunked, 0} : unmeasured ? framing{body_kind::until_close, 0} : f.body;
     c.request_id = x.request_id;
     c.http_1_0 = x.http_1_0;
     c.to_head = x.to_head;
     c.close = !x.keep_client;
     writer w(x.out.data(), x.out.size());
     write_response_head(w, h, c);
-    if (w.overflowed()) co_return refusal::upstream_invalid;
+    if (w.overflowed()) return false;
     x.status = static_cast<std::uint16_t>(h.status);
     x.head_sent = true;
-    bool const reusable = f.keep_alive;
 
-    pieces p;
-    bool const short_and_whole = whole && !rechunk && in_hand <= copied_bytes_max;
+    bool const short_and_whole = r.whole && !r.rechunk && in_hand <= copied_bytes_max;
     if (short_and_whole) w << std::string_view(body, in_hand);
-    p.add(w.view());
-    if (rechunk)
-        add_chunk(p, x.down_line, {body, in_hand}, whole, decoder.trailers());
+    r.first.add(w.view());
+    if (r.rechunk)
+        add_chunk(r.first, x.down_line, {body, in_hand}, r.whole, r.decoder.trailers());
     else if (!short_and_whole)
-        p.add(body, in_hand);
+        r.first.add(body, in_hand);
 
     // A long body whose first part filled the buffer: more of it is probably there, and goes out with the same write.
-    lease more;
-    if (left > 0 && up.end == up.in.size()) {
-        more = left > w_.buffers().small_bytes() ? w_.buffers().large() : w_.buffers().small();
-        if (more) {
-            io_result const r = up.io.read_now(more.data(), static_cast<std::size_t>(std::min<std::uint64_t>(more.size(), left)));
-            p.add(more.data(), r.n);
-            left -= r.n;
-            whole = left == 0;
+    if (r.left > 0 && up.end == up.in.size()) {
+        auto& buffers = w_.buffers();
+        r.more = r.left > buffers.small_bytes() ? buffers.large() : buffers.small();
+        if (r.more) {
+            auto const size = static_cast<std::size_t>(std::min<std::uint64_t>(r.more.size(), r.left));
+            io_result const read = up.io.read_now(r.more.data(), size);
+            r.first.add(r.more.data(), read.n);
+            r.left -= read.n;
+            r.whole = r.left == 0;
         }
     }
-
-    bool const last = whole && !(c.body.kind == body_kind::until_close);
-    error_code ec;
-    if (!try_send(x, p, last, ec)) ec = co_await send(x, p, last);
-    more.reset();
-    if (ec) {
-        break_off(x, ec == asio::error::timed_out ? usage::outcome::timed_out : usage::outcome::client_aborted);
-        co_return refusal::none;
-    }
-    if (!last) {
-        bool const clean = co_await relay_rest(x, whole ? body_kind::none : kind, left, decoder, rechunk);
-        if (!clean) co_return refusal::none;
-    }
-    x.keep_upstream = reusable && !x.surplus && x.body_whole && !x.upstream_deaf && !x.uploading;
-    co_return refusal::none;
+    if (r.whole) r.kind = body_kind::none;
+    r.last = r.whole && c.body.kind != body_kind::until_close;
+    return true;
 }
 
 // The rest of a body that was not whole with its head. False: it broke off, and `x` says how.
-task<bool> session::relay_rest(exchange& x, body_kind kind, std::uint64_t left, chunk_decoder& decoder, bool rechunk) {
+task<bool> session::relay_rest(exchange& x, response& r) {
     upstream_connection& up = *x.up;
     auto& buffers = w_.buffers();
     // What came with the head is sent: its buffer serves the rest too, so a response that has begun needs none that might not be
     // there.
     lease buffer = std::move(up.in);
     x.out.reset();  // nor is that of the heads needed for as long as the rest may take
-    if (kind == body_kind::length && left > buffer.size()) enlarge(buffer, buffers);
+    if (r.kind == body_kind::length && r.left > buffer.size()) enlarge(buffer, buffers);
     // A large one that the answer before made expected, and that was not needed: an event stream would hold it for hours.
-    bool const unneeded = (kind == body_kind::length ? left : up.end) <= buffers.small_bytes();
-    if (unneeded && buffer.size() > buffers.small_bytes() && kind != body_kind::none)
+    bool const unneeded = (r.kind == body_kind::length ? r.left : up.end) <= buffers.small_bytes();
+    if (unneeded && buffer.size() > buffers.small_bytes() && r.kind != body_kind::none)
         if (lease smaller = buffers.small()) buffer = std::move(smaller);
-    bool whole = kind == body_kind::none;
-    while (!whole) {
+    while (!r.whole) {
         std::size_t size = buffer.size();
-        if (kind == body_kind::length) size = static_cast<std::size_t>(std::min<std::uint64_t>(size, left));
+        if (r.kind == body_kind::length) size = static_cast<std::size_t>(std::min<std::uint64_t>(size, r.left));
         if (upload_failed(x)) {
             break_off(x, blame(x));
             co_return false;
         }
         up.io.read_until(steady_ns() + ns(x.api->deadlines.body_stall));
-        io_result const r = co_await up.io.read_more(buffer.data(), size);
-        bool const ended = !r.ec && r.n == 0;
-        if (r.ec || (ended && kind != body_kind::until_close)) {
+        io_result const read = co_await up.io.read_more(buffer.data(), size);
+        bool const ended = !read.ec && read.n == 0;
+        if (read.ec || (ended && r.kind != body_kind::until_close)) {
             break_off(x, blame(x));
             co_return false;
         }
 
         pieces p;
-        if (kind == body_kind::length) {
-            left -= r.n;
-            whole = left == 0;
-            p.add(buffer.data(), r.n);
-        } else if (kind == body_kind::chunked) {
-            auto const step = decoder.decode(buffer.data(), r.n);
-            whole = step.now == chunk_decoder::state::done;
+        if (r.kind == body_kind::length) {
+            r.left -= read.n;
+            r.whole = r.left == 0;
+            p.add(buffer.data(), read.n);
+        } else if (r.kind == body_kind::chunked) {
+            auto const step = r.decoder.decode(buffer.data(), read.n);
+            r.whole = step.now == chunk_decoder::state::done;
             if (step.now == chunk_decoder::state::bad) {
                 break_off(x, usage::outcome::upstream_aborted);
                 co_return false;
             }
-            if (rechunk)
-                add_chunk(p, x.down_line, {buffer.data(), step.payload}, whole, decoder.trailers());
+            if (r.rechunk)
+                add_chunk(p, x.down_line, {buffer.data(), step.payload}, r.whole, r.decoder.trailers());
             else
                 p.add(buffer.data(), step.payload);
-            x.surplus = whole && step.consumed < r.n;
+            x.surplus = r.whole && step.consumed < read.n;
         } else {
-            whole = ended;
-            if (rechunk)
-                add_chunk(p, x.down_line, {buffer.data(), r.n}, whole, {});
+            r.whole = ended;
+            if (r.rechunk)
+                add_chunk(p, x.down_line, {buffer.data(), read.n}, r.whole, {});
             else
-                p.add(buffer.data(), r.n);
+                p.add(buffer.data(), read.n);
         }
 
-        bool const last = whole && (rechunk || kind == body_kind::length);
+        bool const last = r.whole && (r.rechunk || r.kind == body_kind::length);
         if (last) last_ns_ = steady_ns();
         error_code ec;
         if (p.left() > 0 && !try_send(x, p, last, ec)) ec = co_await send(x, p, last);
@@ -404,7 +399,8 @@ task<bool> session::relay_rest(exchange& x, body_kind kind, std::uint64_t left, 
             co_return false;
         }
         // Long bodies: reads that grow where bytes come faster than they are taken.
-        if (r.n == buffer.size() && buffer.size() < buffers.large_bytes() && (kind != body_kind::length || left > buffer.size()))
+        if (read.n == buffer.size() && buffer.size() < buffers.large_bytes() &&
+            (r.kind != body_kind::length || r.left > buffer.size()))
             enlarge(buffer, buffers);
     }
     // Towards HTTP/1.0 the end of the connection is the last byte: the record goes first. (Elsewhere it was tried before the last

@@ -162,7 +162,13 @@ task<bool> session::exchange_once() {
     x.began_ns = last_ns_ = steady_ns();
     if (client_.tls()) x.wire_began = client_.tls()->sent();
     try {
-        refusal const why = co_await walk(x);
+        refusal why = refusal::none;
+        std::size_t searched = 0;
+        if (!try_read_head(x, searched, why)) why = co_await rest_of_head(x, searched);
+        if (why == refusal::none && !x.client_gone) {
+            why = decide(x);                                           // frame check, route, key, limits, rewrite head
+            if (why == refusal::none) why = co_await ask_upstream(x);  // lease upstream, relay both ways
+        }
         if (x.uploading) {
             stop_upload(x);
             co_await x.upload_done;
@@ -181,18 +187,6 @@ task<bool> session::exchange_once() {
     finish(x);
     current_ = nullptr;
     co_return x.keep_client;
-}
-
-task<refusal> session::walk(exchange& x) {
-    refusal why = refusal::none;
-    for (std::size_t searched = 0; !try_read_head(x, searched, why);) {
-        why = co_await more_of_head(x);
-        if (why != refusal::none || x.client_gone) co_return why;
-    }
-    client_.gather_no_more();
-    if (why == refusal::none) why = decide(x);                 // frame check, route, key, limits, rewrite head
-    if (why == refusal::none) why = co_await ask_upstream(x);  // lease upstream, relay both ways
-    co_return why;
 }
 
 // True: the head is whole (then it stands in the worker's request_scratch), or `why` says what is wrong with it.
@@ -214,6 +208,17 @@ bool session::try_read_head(exchange& x, std::size_t& searched, refusal& why) {
     if (p == parsed::whole) why = refusal::none;
     if (p == parsed::bad) x.request_bytes = end_ - begin_;
     return p != parsed::more;
+}
+
+// A head that did not come in one part. Whether or not it is whole in the end, `x` and the reason say why.
+task<refusal> session::rest_of_head(exchange& x, std::size_t searched) {
+    refusal why = refusal::none;
+    do {
+        why = co_await more_of_head(x);
+        if (why != refusal::none || x.client_gone) co_return why;
+    } while (!try_read_head(x, searched, why));
+    client_.gather_no_more();
+    co_return why;
 }
 
 task<refusal> session::more_of_head(exchange& x) {

@@ -111,6 +111,19 @@ struct exchange {
     bool recorded = false;
 };
 
+// A response on its way to the client. Lives in the frame of session::read_answer.
+struct response {
+    body_kind kind = body_kind::none;  // of what is to come of the body
+    std::uint64_t left = 0;            // body_kind::length: so much
+    chunk_decoder decoder;
+    bool rechunk = false;   // it goes on in chunks
+    bool whole = false;     // nothing is to come
+    bool last = false;      // `first` is all of it
+    bool reusable = false;  // the upstream will take another request
+    pieces first;           // the head, and what of the body is in hand
+    lease more;             // of which some may stand here
+};
+
 class session : public boost::intrusive::list_base_hook<> {
   public:
     session(worker& w, address_bytes const& address, std::string_view address_text, bool trusted, listener_address const& at);
@@ -132,8 +145,8 @@ class session : public boost::intrusive::list_base_hook<> {
   private:
     // --- the walk (session.cpp)
     task<bool> exchange_once();
-    task<refusal> walk(exchange&);
     bool try_read_head(exchange&, std::size_t& searched, refusal& why);
+    task<refusal> rest_of_head(exchange&, std::size_t searched);
     task<refusal> more_of_head(exchange&);
     refusal decide(exchange&);
     refusal locate(exchange&, head&);
@@ -162,8 +175,8 @@ class session : public boost::intrusive::list_base_hook<> {
     refusal answer_failure(exchange&, error_code);
     bool may_retry(exchange const&) const noexcept;
     task<bool> relay_interim(exchange&, head const&);
-    task<refusal> relay_response(exchange&, head const&, response_frame const&);
-    task<bool> relay_rest(exchange&, body_kind, std::uint64_t left, chunk_decoder&, bool rechunk);
+    bool compose_response(exchange&, head const&, response_frame const&, response&);
+    task<bool> relay_rest(exchange&, response&);
     detached upload(exchange&);
     task<bool> upload_all(exchange&);
     void pace_upload(exchange&, std::size_t brought) noexcept;
