@@ -61,9 +61,9 @@ credential read_credential(head const& h, conf::key_settings const& settings) no
     if (keys > 1) {
         out.why = refusal::duplicate_key;
     } else if (!key.empty()) {
-        using keystore::key_shape;
-        auto const shape = keystore::shape_of(key, settings.prefix);
-        if (shape == key_shape::malformed || shape == key_shape::bad_checksum) {
+        // Only what the table has is a key, so its form and checksum need not be looked at: of a good one that costs as much as
+        // its digest, and who sends bad ones is told the same.
+        if (key.size() < keystore::key_chars_min || key.size() > keystore::key_chars_max) {
             out.why = refusal::key_invalid;
         } else {
             out.why = refusal::none;

@@ -37,7 +37,7 @@ class identity {
 // an open one, what has the form of our keys or is one (imported, or made when the prefix was another).
 bool bearer_is_key(conf::key_settings const&, conf::api const&, keystore::key_table const&, head const&) noexcept;
 
-// The one key that a request shows: its digest, or why there is none to look up (missing, two of them, not of the form of a key).
+// The one key that a request shows: its digest, or why there is none to look up (missing, two of them, too short or too long).
 struct credential {
     refusal why = refusal::key_missing;
     keystore::digest hash;  // where `why` is none

@@ -24,9 +24,9 @@ std::array<char, key_check_chars> check_of(std::string_view body) noexcept;
 
 enum class key_shape : std::uint8_t {
     ours,          // `<prefix>_` + 36 base62, and the check holds
-    bad_checksum,  // `<prefix>_` + 36 base62, and it does not: refused before any look-up
-    foreign,       // another printable text of 16 to 255 characters: worth a look-up
-    malformed,     // neither: refused before any look-up
+    bad_checksum,  // `<prefix>_` + 36 base62, and it does not
+    foreign,       // another printable text of 16 to 255 characters
+    malformed,     // none of these
 };
 
 // No allocation; a few ns for `malformed` by length, about 100 ns else.
