@@ -82,9 +82,10 @@ class buffer_pool {
     // no memory; then the claim stands.
     lease redeem(promise& p, bool large);
 
-    // Frees some of the buffers that nobody wanted since the last call: an eighth of them, and 1 MiB at least, but `keep_small`
-    // small ones stay. So some calls after a rush its memory is the kernel's again, and a gateway whose load goes up and down
-    // does not unmap what it maps again a moment later (microseconds each, in which no request goes on). The sweep calls it.
+    // Frees some of the buffers that nobody wanted since the last call: an eighth of them, and 1 MiB (one large one) at least,
+    // but `keep_small` small ones stay. So some calls after a rush its memory is the kernel's again, and a gateway whose load
+    // goes up and down does not unmap what it maps again a moment later (microseconds each, in which no request goes on). The
+    // sweep calls it.
     void trim(std::size_t keep_small) noexcept;
 
     std::size_t small_bytes() const noexcept { return small_bytes_; }

@@ -83,13 +83,12 @@ result<void> journal::impl::set_up(bool read_only) {
          "INSERT INTO rings(id, cursor) VALUES (?1, ?2) ON CONFLICT(id) DO UPDATE SET cursor = excluded.cursor "
          "WHERE excluded.cursor > cursor",
          true},
-        // A full block takes a millisecond (its pages are visited one by one), hundreds of small ones as long: so the oldest ones
-        // until they have as many records as a full one.
+        // A full block takes a millisecond (its pages are visited one by one): so the oldest ones until they have as many bytes,
+        // and at most so many that finding them takes no longer. (What length() needs stands in a row's header.)
         {remove_some,
-         "DELETE FROM blocks WHERE id IN (SELECT id FROM (SELECT id, sum(records) OVER (ORDER BY last_ms, id) - records AS "
-         "before "
-         "FROM (SELECT id, last_ms, records FROM blocks WHERE last_ms < ?1 ORDER BY last_ms, id LIMIT 256)) WHERE before < ?2) "
-         "RETURNING records",
+         "DELETE FROM blocks WHERE id IN (SELECT id FROM (SELECT id, sum(bytes) OVER (ORDER BY last_ms, id) - bytes AS before "
+         "FROM (SELECT id, last_ms, length(data) AS bytes FROM blocks WHERE last_ms < ?1 ORDER BY last_ms, id LIMIT 64)) "
+         "WHERE before < ?2) RETURNING records",
          true},
         {cursor, "SELECT cursor FROM rings WHERE id = ?1", false},
         {span, "SELECT min(id), max(id) FROM blocks WHERE last_ms >= ?1 AND first_ms < ?2", false},
@@ -189,7 +188,8 @@ result<void> journal::set_other_ring_dirs(std::vector<std::string> const& folder
 result<std::uint64_t> journal::remove_some(std::int64_t before_ms) {
     auto& s = impl_->remove_some;
     sqlite::reset_guard const ended(s);
-    s.bind(1, before_ms).bind(2, static_cast<std::int64_t>(block_records));
+    constexpr std::int64_t bytes_at_once = 128 << 10;
+    s.bind(1, before_ms).bind(2, bytes_at_once);
     std::uint64_t gone = 0;
     for (;;) {
         auto row = s.step();

@@ -31,7 +31,8 @@
 // with a worker the kernel may let it go on for whole ticks (4 ms), in which no request does. So a pass goes in small steps with
 // pauses between them, in which the worker has the processor: step_ns of work, then step_pause. That leaves it a fifth of the
 // time, enough for 200,000 records a second where one takes a microsecond. Nobody waits for pauses: they are left out while
-// somebody is in flush() or stop(), and while a ring is half full.
+// somebody is in flush() or stop(), and while a ring is half full. Retention waits in its turn: for rings that fill, and for
+// whoever waits; what it left is done a beat later.
 //
 // What a pass needs (journal, packer, positions) is guarded by `work`, so that flush() makes a pass on the caller's thread and
 // no hand-shake with the flusher is needed. state() takes only `status_guard`, which is never held during a pass.
@@ -50,8 +51,8 @@ constexpr double late_fill = 0.5;
 constexpr std::int64_t step_ns = 250'000;
 constexpr milliseconds step_pause{1};
 constexpr milliseconds retry_pause{1000};
-constexpr std::chrono::minutes retention_pause{10};
-constexpr milliseconds retention_turn{200};  // of a pass; then records and callers of flush() have theirs
+constexpr std::chrono::minutes retention_pause{10};  // once nothing is left to remove; and how often it is said meanwhile
+constexpr milliseconds retention_turn{200};          // of a pass; then records and callers of flush() have theirs
 constexpr std::chrono::minutes drop_log_pause{1};
 constexpr std::int64_t day_ms = 86'400'000;
 constexpr unsigned numbers_max = 10'000;  // of ring files
@@ -127,8 +128,11 @@ struct recorder::impl {
     std::unique_ptr<usage::journal> journal;
     block_packer packer;
     std::vector<std::uint64_t> positions;
+    std::vector<bool> damaged;  // rings that cannot be read on, and so stay full
     steady_clock::time_point next_retention{};
     std::uint64_t outlived = 0;  // records that retention has removed and that are not said yet
+    steady_clock::time_point next_outlived_line{};
+    std::atomic<bool> retention_left{false};  // it has more to remove
     std::int64_t step_began = 0;
 
     mutable std::mutex status_guard;
@@ -155,6 +159,7 @@ struct recorder::impl {
     result<void> attempt();
     result<void> take_all();
     result<void> remove_old();
+    void say_outlived(steady_clock::time_point now);
     void report(result<void> const& outcome);
     void say_drops(steady_clock::time_point now);
     bool failing() const;
@@ -176,6 +181,11 @@ struct recorder::impl {
         double most = 0;
         for (auto const& r : rings) most = std::max(most, r->fill());
         return most;
+    }
+    bool filling(double beyond) const {  // is there a ring that is so full and can be emptied? With `work` held
+        for (std::size_t i = 0; i < rings.size(); ++i)
+            if (!damaged[i] && rings[i]->fill() >= beyond) return true;
+        return false;
     }
 };
 
@@ -216,6 +226,7 @@ result<void> recorder::impl::make_rings(std::vector<unsigned> const& taken) {
         files.push_back(file);
     }
     for (auto const& r : rings) positions.push_back(r->cursor());
+    damaged.resize(rings.size());
     appended_before = appended();
     dropped_before = dropped();
     return {};
@@ -264,7 +275,7 @@ bool recorder::impl::recover_others(std::string const& folder) {
     for (auto const& f : *found) {
         if (std::find(files.begin(), files.end(), f.file) != files.end()) continue;
         std::uint64_t n = 0;
-        auto const done = recover_ring(f.file, 0, *journal, packer, n);
+        auto const done = recover_ring(f.file, 0, *journal, packer, n, [this] { stand_back(); });
         if (n != 0)
             log::info("usage.recovered", "{} usage records of a process that was killed were taken over from its rings", n);
         recovered += n;
@@ -312,6 +323,7 @@ result<void> recorder::impl::take_all() {
     for (std::size_t i = 0; i < rings.size(); ++i) {
         auto took = take_records(*rings[i], positions[i], *journal, packer, &journalled, [this] { stand_back(); });
         if (!took) return took.error();  // the journal does not take it: the next ring would fare no better
+        damaged[i] = took->damaged;
         if (took->damaged && !first)
             first = error{errc::corrupt,
                           fmt::format("the usage ring of worker {} is damaged in memory; its records from here on stay in "
@@ -326,19 +338,27 @@ result<void> recorder::impl::remove_old() {
     auto const now = steady_clock::now();
     if (options.retention_days == 0 || now < next_retention) return {};
     auto const before_ms = wall_ms() - options.retention_days * day_ms;
+    retention_left = true;
     do {
         auto gone = journal->remove_some(before_ms);
         if (!gone) return gone.error();
         outlived += *gone;
-        if (*gone == 0) {
+        retention_left = *gone != 0;
+        if (!retention_left) {
             next_retention = now + retention_pause;
-            if (auto const n = std::exchange(outlived, 0); n != 0)
-                log::info("usage.retention", "{} usage records older than {} days were removed", n, options.retention_days);
-            return {};
+            break;
         }
         stand_back();
-    } while (hurried == 0 && steady_clock::now() < now + retention_turn);
+    } while (hurried == 0 && !filling(early_fill) && steady_clock::now() < now + retention_turn);
+    say_outlived(now);
     return {};
+}
+
+void recorder::impl::say_outlived(steady_clock::time_point now) {
+    if (outlived == 0 || (retention_left && now < next_outlived_line)) return;
+    log::info("usage.retention", "{} usage records older than {} days were removed{}", std::exchange(outlived, 0),
+              options.retention_days, retention_left ? "; there are more" : "");
+    next_outlived_line = now + retention_pause;
 }
 
 result<void> recorder::impl::pass() {
@@ -351,7 +371,7 @@ result<void> recorder::impl::pass() {
 
 void recorder::impl::stand_back() {
     if (steady_ns() - step_began < step_ns) return;
-    if (hurried == 0 && fill() < late_fill) std::this_thread::sleep_for(step_pause);
+    if (hurried == 0 && !filling(late_fill)) options.pause(step_pause);
     step_began = steady_ns();
 }
 
@@ -410,7 +430,8 @@ void recorder::impl::run() {
         lock.unlock();
         auto const done = pass();
         lock.lock();
-        next_pass = steady_clock::now() + (done ? options.flush_interval : retry_pause);
+        auto const until = !done ? retry_pause : retention_left ? beat : options.flush_interval;
+        next_pass = steady_clock::now() + until;
     }
 }
 

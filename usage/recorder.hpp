@@ -6,8 +6,10 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "base/error.hpp"
 #include "usage/ring.hpp"
@@ -21,6 +23,8 @@ struct recorder_options {
     std::uint64_t ring_bytes = 16ULL << 20;
     std::chrono::milliseconds flush_interval{1000};
     std::uint32_t retention_days = 0;
+    // How the flusher stands back between its steps. Tests look at when it does.
+    std::function<void(std::chrono::milliseconds)> pause = [](std::chrono::milliseconds d) { std::this_thread::sleep_for(d); };
 };
 
 // `wanted` if it is not empty; else a folder of our own (mode 0700, owned by us, named by a digest of the data directory's real

@@ -152,7 +152,7 @@ result<taken> take_records(ring& from, std::uint64_t& position, journal& into, b
 }
 
 result<std::unique_ptr<ring>> recover_ring(std::string const& file, std::uint64_t keep_bytes, journal& into, block_packer& packer,
-                                           std::uint64_t& recovered) {
+                                           std::uint64_t& recovered, std::function<void()> const& between) {
     // Whoever owns the journal can write into it what he likes, so root believes his rings.
     auto opened = ring::open(file, 0, into.owner());
     if (!opened) {
@@ -169,7 +169,7 @@ result<std::unique_ptr<ring>> recover_ring(std::string const& file, std::uint64_
     if (!journalled) return journalled.error();
     found.recover_prepared();
     auto position = std::max(journalled->value_or(0), found.cursor());
-    auto took = take_records(found, position, into, packer);
+    auto took = take_records(found, position, into, packer, nullptr, between);
     if (!took) return took.error();
     recovered += took->records;
     if (took->damaged) {

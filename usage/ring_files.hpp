@@ -49,8 +49,9 @@ result<taken> take_records(
 
 // Recovers what a file holds, once and only once. Then the ring itself where it can go on as the ring of a worker
 // (`keep_bytes` is its size), or null: the file is gone, or stands aside as FILE.damaged. Errors: a file that is not ours, is in
-// use, or was made by a later version; the journal's errors.
-result<std::unique_ptr<ring>> recover_ring(std::string const& file, std::uint64_t keep_bytes, journal& into, block_packer& packer,
-                                           std::uint64_t& recovered);
+// use, or was made by a later version; the journal's errors. `between` as above.
+result<std::unique_ptr<ring>> recover_ring(
+    std::string const& file, std::uint64_t keep_bytes, journal& into, block_packer& packer, std::uint64_t& recovered,
+    std::function<void()> const& between = [] {});
 
 }  // namespace latchkey::usage

@@ -115,7 +115,7 @@ def test_T2_a_TLS_hello_is_refused_without_waiting_for_more(loaded):
 
 
 def test_an_upstream_on_the_command_line_makes_up_for_a_settings_file_without_an_api(up):
-    """Found by use: the file was refused for the lack of what was given. Also through a reload, and for commands that read the file."""
+    """Found by use: the file was refused for the lack of what was given. Also through a reload. (Of commands that read the file, see run_test.cpp.)"""
     gateway = Gateway(settings={"usage": {"flush_interval": "50ms"}}, flags=["--upstream", up.url])
     with contextlib.contextmanager(run)(gateway):
         key = gateway.create_key()["key"]

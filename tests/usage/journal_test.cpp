@@ -163,11 +163,15 @@ TEST_CASE("old blocks are removed by their last record, however many there are")
     CHECK(j->cursor_of("r")->value() == 600);
 }
 
-TEST_CASE("old blocks that are full are removed one at a time") {
+TEST_CASE("old blocks are removed by their bytes: large ones one at a time") {
     test::folder const dir("/tmp");
     auto j = open_journal(dir / "usage.db");
-    for (std::uint64_t i = 0; i < 3; ++i) REQUIRE(append(*j, "r", i + 1, i * block_records, (i + 1) * block_records));
-    for (int i = 0; i < 3; ++i) CHECK(*j->remove_some(ever) == block_records);
+    block_meta const meta{.records = 7, .first_ms = 1, .last_ms = 1};
+    for (std::uint64_t i = 1; i <= 3; ++i) REQUIRE(j->append("r", i, meta, std::string(128 << 10, 'b')));
+    for (std::uint64_t i = 4; i <= 8; ++i) REQUIRE(j->append("r", i, meta, std::string(40 << 10, 'b')));
+    for (int i = 0; i < 3; ++i) CHECK(*j->remove_some(ever) == 7);
+    CHECK(*j->remove_some(ever) == 4 * 7);
+    CHECK(*j->remove_some(ever) == 7);
     CHECK(*j->remove_some(ever) == 0);
 }
 

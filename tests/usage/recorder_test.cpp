@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <csignal>
+#include <fstream>
 #include <random>
 #include <thread>
 
@@ -13,11 +14,7 @@
 
 using namespace latchkey;
 using namespace latchkey::usage;
-using test::append;
-using test::place;
-using test::range;
-using test::sample;
-using test::sorted;
+using namespace latchkey::usage::test;
 using namespace std::chrono_literals;
 
 namespace {
@@ -170,59 +167,155 @@ TEST_CASE("retention removes what is older, in days") {
     CHECK(sorted(test::numbers_in(p.journal_file)) == std::vector<std::uint64_t>{1, 30});
 }
 
+namespace {
+
+// Blocks of a record each, forty days old.
+void write_old_blocks(place const& p, std::uint64_t count) {
+    auto j = journal::open(p.journal_file, journal::mode::read_write);
+    REQUIRE(j);
+    block_packer packer;
+    for (std::uint64_t n = 0; n < count; ++n) {
+        sample s(n);
+        s.r.time_ms = wall_ms() - 40LL * 86'400'000;
+        packer.clear();
+        REQUIRE(packer.add(s.r));
+        REQUIRE((*j)->append("other", n + 1, packer.meta(), packer.seal().value()));
+    }
+}
+
+}  // namespace
+
 TEST_CASE("somebody who waits for flush() does not wait for retention of years, which later passes finish") {
     place const p;
     auto o = p.options(1);
     o.retention_days = 30;
-    {
-        auto j = journal::open(p.journal_file, journal::mode::read_write);
-        REQUIRE(j);
-        block_packer packer;
-        for (std::uint64_t n = 0; n < 600; ++n) {
-            sample s(n);
-            s.r.time_ms = wall_ms() - 40LL * 86'400'000;
-            packer.clear();
-            REQUIRE(packer.add(s.r));
-            REQUIRE((*j)->append("other", n + 1, packer.meta(), packer.seal().value()));
-        }
-    }
+    write_old_blocks(p, 600);
     auto r = place::open(o);
     REQUIRE(r->flush());
     auto const left = test::numbers_in(p.journal_file);
     CHECK(left.size() < 600);
-    CHECK(left.size() >= 600 - 256);
+    CHECK(left.size() >= 600 - 64);
     CHECK(left == range(600 - left.size(), 600));  // the oldest went first
-    for (int i = 0; i < 3; ++i) REQUIRE(r->flush());
+    for (int i = 0; i < 10; ++i) REQUIRE(r->flush());
     CHECK(test::numbers_in(p.journal_file).empty());
 }
 
-TEST_CASE("flushing does not wait for the flusher's pauses, and loses nothing to them") {
+TEST_CASE("retention that gave way goes on a beat later, not after a flush interval") {
+    place const p;
+    auto o = p.options(1);
+    o.retention_days = 30;
+    o.flush_interval = std::chrono::minutes(10);
+    o.pause = [](std::chrono::milliseconds) { std::this_thread::sleep_for(std::chrono::milliseconds(210)); };  // a whole turn
+    write_old_blocks(p, 600);
+    auto r = place::open(o);
+    r->start();
+    for (std::uint64_t n = 1000; n < 1100; ++n) {  // a quarter of the ring: the first pass
+        sample s(n);
+        s.r.time_ms = wall_ms();
+        REQUIRE(r->ring(0).prepare(s.r));
+        r->ring(0).commit();
+    }
+    auto const end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    while (test::numbers_in(p.journal_file) != range(1000, 1100) && std::chrono::steady_clock::now() < end)
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    CHECK(test::numbers_in(p.journal_file) == range(1000, 1100));
+    r->stop();
+}
+
+TEST_CASE("the flusher pauses between its steps, and loses nothing to that") {
     place const p;
     auto o = p.options(2);
-    o.ring_bytes = 16 << 20;  // of which this fills less than half: the flusher would pause
+    o.ring_bytes = 32 << 20;  // of which this fills less than half
+    std::atomic<unsigned> pauses{0};
+    o.pause = [&](std::chrono::milliseconds) { ++pauses; };
     auto r = place::open(o);
     std::uint64_t const each = 20'000;
     r->start();
-    std::atomic<bool> done{false};
     std::atomic<int> failures{0};  // Catch's own checks are for one thread
     std::thread other([&] {
         for (auto n = each; n < 2 * each; ++n) {
             sample const s(n);
-            if (!r->ring(1).prepare(s.r)) ++failures;
-            r->ring(1).commit();
+            if (r->ring(1).prepare(s.r))
+                r->ring(1).commit();
+            else
+                ++failures;
         }
-    });
-    std::thread impatient([&] {
-        while (!done)
-            if (!r->flush()) ++failures;
     });
     append(*r, 0, 0, each);
     other.join();
-    done = true;
-    impatient.join();
     CHECK(failures == 0);
-    REQUIRE(r->flush());
+    auto const end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    while (r->state().journalled < 2 * each && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    CHECK(pauses > 0);
     CHECK(r->state().journalled == 2 * each);
     CHECK(sorted(test::numbers_in(p.journal_file)) == range(0, 2 * each));
+    r->stop();
+}
+
+TEST_CASE("the flusher makes no pauses while a ring is half full") {
+    place const p;
+    auto o = p.options(1);
+    o.ring_bytes = 4 << 20;
+    recorder* running = nullptr;
+    double fullest = 0;
+    o.pause = [&](std::chrono::milliseconds) { fullest = std::max(fullest, running->state().fill); };
+    auto r = place::open(o);
+    running = r.get();
+    std::uint64_t n = 0;
+    for (; r->state().fill < 0.9; ++n) append(*r, 0, n, n + 1);
+    r->start();
+    auto const end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    while (r->state().journalled < n && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    CHECK(r->state().journalled == n);
+    CHECK(fullest < 0.5);
+    r->stop();
+}
+
+TEST_CASE("whoever waits for flush() waits for no pause but the one that has begun") {
+    place const p;
+    auto o = p.options(1);
+    o.ring_bytes = 32 << 20;
+    std::atomic<unsigned> pauses{0};
+    std::atomic<bool> asked{false};
+    o.pause = [&](std::chrono::milliseconds) {
+        if (++pauses > 1) return;
+        while (!asked) std::this_thread::yield();
+        std::this_thread::sleep_for(std::chrono::milliseconds(100));  // in which flush() begins to wait
+    };
+    auto r = place::open(o);
+    std::uint64_t const count = 30'000;
+    append(*r, 0, 0, count);
+    r->start();
+    auto const end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    while (pauses == 0 && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    REQUIRE(pauses == 1);
+    asked = true;
+    REQUIRE(r->flush());
+    CHECK(pauses == 1);
+    CHECK(r->state().journalled == count);
+    r->stop();
+}
+
+TEST_CASE("a ring that is damaged in memory does not keep the flusher from pausing") {
+    place const p;
+    auto o = p.options(2);
+    o.ring_bytes = 8 << 20;
+    std::atomic<unsigned> pauses{0};
+    o.pause = [&](std::chrono::milliseconds) { ++pauses; };
+    auto r = place::open(o);
+    std::uint64_t n = 0;
+    for (; r->state().fill < 0.9; ++n) append(*r, 0, n, n + 1);
+    {
+        std::fstream f(p.file_of("0.ring"), std::ios::in | std::ios::out | std::ios::binary);
+        f.seekp(4096 + 200);
+        f.put('!');
+    }
+    REQUIRE_FALSE(r->flush());
+    r->start();
+    append(*r, 1, n, n + 8000);  // less than half of the other
+    auto const end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    while (r->state().journalled < 8000 && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    CHECK(r->state().journalled == 8000);
+    CHECK(pauses > 0);
     r->stop();
 }

@@ -16,11 +16,7 @@
 
 using namespace latchkey;
 using namespace latchkey::usage;
-using test::append;
-using test::place;
-using test::range;
-using test::sample;
-using test::sorted;
+using namespace latchkey::usage::test;
 
 TEST_CASE("records left in rings are taken over once, and rings that fit go on") {
     place const p;

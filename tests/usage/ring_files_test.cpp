@@ -10,10 +10,7 @@
 
 using namespace latchkey;
 using namespace latchkey::usage;
-using test::append;
-using test::place;
-using test::range;
-using test::sorted;
+using namespace latchkey::usage::test;
 
 namespace {
 
