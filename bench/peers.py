@@ -197,6 +197,13 @@ class Proxy:
                 f"http://127.0.0.1:{self.bench.load.upstream}", "--data", data, "--workers", "1",
                 "--tls-listen", f"127.0.0.1:{self.tls_port}", "--tls-cert", self.bench.folder / "server.pem", "--tls-key", self.bench.folder / "server.key"]
 
+    def settle(self):
+        """Latchkey packs its records later, in the background: here it does so at once, so that it is done in its own time."""
+        if self.name in ("latchkey", BEFORE):
+            done = subprocess.run([self.bench.programs[self.name], "usage", "export", "--data", self.folder / "data", "--from", "2100-01-01"], capture_output=True)
+            if done.returncode != 0:
+                raise Failure("latchkey usage export: " + done.stderr.decode(errors="replace"))
+
     def usage_lines(self):
         """None for the floor, whose records stay in memory."""
         if self.name == "floor":
@@ -257,7 +264,8 @@ class Bench:
 
     def __init__(self, build, only=NAMES):
         build = pathlib.Path(build).resolve()
-        self.programs = {"latchkey": os.environ.get("LATCHKEY") or str(build / "latchkey"), BEFORE: os.environ.get("LATCHKEY_BEFORE"), "floor": str(build / "bench_floor"),
+        given = {name: os.path.abspath(os.environ[name]) for name in ("LATCHKEY", "LATCHKEY_BEFORE") if os.environ.get(name)}
+        self.programs = {"latchkey": given.get("LATCHKEY") or str(build / "latchkey"), BEFORE: given.get("LATCHKEY_BEFORE"), "floor": str(build / "bench_floor"),
                          "nginx": shutil.which("nginx", path="/usr/sbin:/usr/bin"), "haproxy": shutil.which("haproxy", path="/usr/sbin:/usr/bin")}
         self.load_program = build / "bench_load"
         self.only, self.notes, self.proxies = (*only, BEFORE) if self.programs[BEFORE] else only, [], []
