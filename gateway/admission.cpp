@@ -14,6 +14,10 @@ std::string_view bearer_token(std::string_view value) noexcept {
     return trimmed(value.substr(scheme.size()));
 }
 
+bool of_a_keys_length(std::string_view text) noexcept {
+    return text.size() >= keystore::key_chars_min && text.size() <= keystore::key_chars_max;
+}
+
 }  // namespace
 
 void identity::assign(keystore::key_view const& k) noexcept {
@@ -36,10 +40,10 @@ bool bearer_is_key(conf::key_settings const& settings, conf::api const& api, key
     return std::any_of(h.begin(), h.end(), [&](field const& f) {
         if (f.id != field_id::authorization) return false;
         auto const token = bearer_token(f.value);
-        auto const shape = keystore::shape_of(token, settings.prefix);
+        if (!of_a_keys_length(token)) return false;
         keystore::key_view found;
-        return shape == keystore::key_shape::ours ||
-               (shape == keystore::key_shape::foreign && table.find(keystore::digest_of(token), found));
+        return keystore::shape_of(token, settings.prefix) == keystore::key_shape::ours ||
+               table.find(keystore::digest_of(token), found);
     });
 }
 
@@ -63,12 +67,8 @@ credential read_credential(head const& h, conf::key_settings const& settings) no
     } else if (!key.empty()) {
         // Only what the table has is a key, so its form and checksum need not be looked at: of a good one that costs as much as
         // its digest, and who sends bad ones is told the same.
-        if (key.size() < keystore::key_chars_min || key.size() > keystore::key_chars_max) {
-            out.why = refusal::key_invalid;
-        } else {
-            out.why = refusal::none;
-            out.hash = keystore::digest_of(key);
-        }
+        out.why = of_a_keys_length(key) ? refusal::none : refusal::key_invalid;
+        if (out.why == refusal::none) out.hash = keystore::digest_of(key);
     }
     return out;
 }

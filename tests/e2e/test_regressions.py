@@ -261,6 +261,22 @@ def test_an_imported_bearer_key_does_not_reach_the_upstream_of_an_open_api_eithe
             assert not any(key.encode() in r.raw_head for r in up.requests)
 
 
+def test_a_key_that_looks_like_a_broken_one_of_ours_is_a_key_all_the_same(up):
+    """Imported while the prefix was another: its last six characters are no checksum. It lets in, so it must not get out."""
+    key = "api_qkJaB6MffYVzZXWqmcoF49yrUxP3wfAAAAAA"
+    apis = [{"name": "open", "path_prefixes": ["/open"], "upstreams": [up.url], "require_key": False}, {"name": "closed", "upstreams": [up.url]}]
+    gateway = Gateway(settings={"keys": {"bearer": True, "prefix": "api"}, "api": apis})
+    gateway.cli("keys", "import", "-", input=f"name,key\nold,{key}\n")
+    with contextlib.contextmanager(run)(gateway), gateway.client() as c:
+        served(c.get("/closed", key))
+        served(c.get("/closed", fields=[("Authorization", f"Bearer {key}")]))
+        told = served(c.get("/open", fields=[("Authorization", f"Bearer {key}")]))
+        assert told_fields(told).all("authorization") == []
+        problem(c.get("/closed", key[:-1] + "B"), 401, "key_invalid")
+        with up.changed:
+            assert not any(key.encode() in r.raw_head for r in up.requests)
+
+
 @pytest.mark.parametrize("value", ["Bearer eyJhbGciOiJIUzI1NiJ9.e30.c2ln", "Bearer another-token-that-is-no-key",
                                    "Basic dXNlcjpwYXNz"])
 def test_another_credential_than_a_key_reaches_the_upstream_of_an_open_api(up, value):

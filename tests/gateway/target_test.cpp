@@ -252,6 +252,16 @@ TEST_CASE("a host is a name, an IPv4 or an IPv6 literal, with or without a port"
     host_name n;
     CHECK(parse_host(std::string(255, 'a'), n));
     CHECK_FALSE(parse_host(std::string(256, 'a'), n));
+    for (std::string const port : {"", ":80"}) {  // the dot behind a name is none of it
+        CAPTURE(port);
+        REQUIRE(parse_host(std::string(255, 'a') + "." + port, n));
+        CHECK(n.view() == std::string(255, 'a'));
+        CHECK_FALSE(parse_host(std::string(255, 'a') + ".." + port, n));
+        CHECK_FALSE(parse_host(std::string(256, 'a') + port, n));
+        CHECK_FALSE(parse_host(std::string(256, 'a') + "." + port, n));
+        CHECK_FALSE(parse_host(std::string(300, 'a') + port, n));
+        CHECK_FALSE(parse_host("[" + std::string(300, ':') + "]" + port, n));
+    }
 }
 
 TEST_CASE("authorities are the same where host and port are") {
