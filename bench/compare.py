@@ -91,7 +91,7 @@ class Round:
         bench = self.bench
         own = [pid for p in bench.proxies for pid in p.process.pids()] + [bench.load.process.pid, os.getpid()]
         words = f"{SCENARIOS[scenario][0].format(keys=bench.keys_file, idle=0)} port={port_of(proxy, scenario)}"
-        bench.load.job(f"{words} warm=0 seconds={self.warm}")
+        self.verify(proxy, scenario, bench.load.job(f"{words} warm=0 seconds={self.warm}"), warming=True)
         proxy.settle()
         begin, busy, used = time.monotonic(), busy_seconds(), cpu_seconds(own)
         pids = proxy.process.pids()
@@ -101,6 +101,7 @@ class Round:
         used = cpu_seconds(pids)
         proxy.settle()
         taken["cpu_ns"] += round((cpu_seconds(pids) - used) * 1e9)
+        taken["cpu_us_per_request"] = taken["cpu_ns"] / 1e3 / max(1, taken["completed"])
         self.verify(proxy, scenario, taken)
         moved = taken["bytes_in"] + taken["bytes_out"]
         taken["mib_per_second"] = moved / MIB / taken["seconds"]
@@ -109,13 +110,13 @@ class Round:
         taken["cpu_share"] = taken["cpu_ns"] / 1e9 / taken["seconds"]
         return taken
 
-    def verify(self, proxy, scenario, taken):
+    def verify(self, proxy, scenario, taken, warming=False):
         wrong = {k: taken[k] for k in ("broken", "wrong_status", "wrong_length") if taken[k]}
         seen = taken["upstream"]
         wrong |= {"upstream " + k: seen[k] for k in ("leaked_keys", "anonymous", "malformed") if seen[k]}
         if scenario == "refused" and seen["requests"]:
             wrong["refused requests forwarded"] = seen["requests"]
-        if not taken["completed"]:
+        if not taken["completed"] and not warming:  # 10 MiB may take longer than that
             wrong["completed"] = 0
         if wrong:
             raise Failure(f"{proxy.name}, {scenario}: {wrong}; the log: {pathlib.Path(proxy.process.log).read_text(errors='replace')[-1500:]}")
@@ -132,7 +133,7 @@ def idle_memory(bench, proxy, connections, scenario):
     before = proxy.memory_kib()
     words = SCENARIOS[scenario][0].format(keys=bench.keys_file, idle=connections)
     ready = bench.load.job(f"{words} port={port_of(proxy, scenario)}")["ready"]
-    time.sleep(0.5)
+    time.sleep(5)  # what a rush needed goes back to the kernel over seconds
     held = proxy.memory_kib() - before
     bench.load.job("release")
     if ready < connections:
