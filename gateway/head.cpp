@@ -5,7 +5,7 @@
 #include <bit>
 #include <cstring>
 
-#include "base/scan.hpp"
+#include "gateway/scan.hpp"
 #include "gateway/text.hpp"
 #include "usage/record.hpp"
 
@@ -57,7 +57,7 @@ constexpr auto method_bytes_max = static_cast<std::ptrdiff_t>(usage::method_byte
 // have beside ours have empty ones: so a name is compared with one at most, and mostly with none. Two characters at least.
 constexpr std::size_t slots = 128;
 constexpr std::size_t slot_of(std::string_view name) noexcept {
-    // Lower-case letters; where these characters stand none of our names has a hyphen, so no alias has anything else there.
+    // In lower case: where these characters stand none of our names has a hyphen, so no alias has anything but letters there.
     auto const at = [&](std::size_t i) { return static_cast<std::size_t>(static_cast<unsigned char>(name[i]) | 0x20U); };
     return (name.size() * 12 + at(0) * 5 + at(name.size() - 1) * 3 + at(name.size() - 2)) % slots;
 }
@@ -68,7 +68,9 @@ constexpr auto index = [] {
 }();
 static_assert([] {
     for (std::size_t i = 1; i < names.size(); ++i)
-        if (index[slot_of(names[i])] != static_cast<field_id>(i)) return false;
+        if (auto const n = names[i]; index[slot_of(n)] != static_cast<field_id>(i) || n.front() == '-' ||
+                                     n.substr(n.size() - 2).find('-') != std::string_view::npos)
+            return false;
     return true;
 }());
 

@@ -22,7 +22,7 @@
 #include "base/clock.hpp"
 #include "base/ids.hpp"
 #include "base/log.hpp"
-#include "base/scan.hpp"
+#include "gateway/scan.hpp"
 #include "gateway/text.hpp"
 
 namespace latchkey::gateway {

@@ -10,7 +10,6 @@
 #include <algorithm>
 
 #include "base/ids.hpp"
-#include "base/scan.hpp"
 
 namespace latchkey::keystore {
 namespace {
@@ -32,15 +31,12 @@ constexpr std::array<bool, 256> in_base62 = [] {
     return table;
 }();
 
-bool all_base62(std::string_view text) noexcept {
-    char const* const end = text.data() + text.size();
-    return std::all_of(skip_sixteens(text.data(), end, alphanumeric), end,
-                       [](char c) { return in_base62[static_cast<unsigned char>(c)]; });
+constexpr bool all_base62(std::string_view text) noexcept {
+    return std::all_of(text.begin(), text.end(), [](char c) { return in_base62[static_cast<unsigned char>(c)]; });
 }
 
-bool all_visible(std::string_view text) noexcept {
-    char const* const end = text.data() + text.size();
-    return std::all_of(skip_sixteens(text.data(), end, visible), end, [](char c) { return c >= 0x21 && c <= 0x7e; });
+constexpr bool all_visible(std::string_view text) noexcept {
+    return std::all_of(text.begin(), text.end(), [](char c) { return c >= 0x21 && c <= 0x7e; });
 }
 
 // The 36 characters behind `<prefix>_`, or nothing where the key is not of that form.

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
-namespace latchkey {
+namespace latchkey::gateway {
 
 using sixteen = unsigned char __attribute__((vector_size(16)));
 using chars = char __attribute__((vector_size(16)));
@@ -21,8 +21,6 @@ verdicts between(sixteen bytes) noexcept {
 
 // Letters and digits of ASCII.
 inline verdicts alphanumeric(sixteen bytes) noexcept { return between<'a', 'z'>(bytes | 0x20) | between<'0', '9'>(bytes); }
-// 0x21 to 0x7e.
-inline verdicts visible(sixteen bytes) noexcept { return between<0x21, 0x7e>(bytes); }
 
 // To the first byte that `passes` (a function of sixteen bytes) does not let pass, or to where fewer than sixteen are left.
 template <class Passes>
@@ -45,4 +43,4 @@ char const* skip_sixteens(char const* p, char const* end, Passes passes) noexcep
     return p;
 }
 
-}  // namespace latchkey
+}  // namespace latchkey::gateway
