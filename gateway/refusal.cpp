@@ -66,7 +66,7 @@ std::size_t write_refusal(char* out, refusal r, refusal_context const& c) noexce
         frame + status_digits + 2 * t.code.size() + t.reason.size() + t.detail.size() + 2 * c.request_id.size();
 
     writer w(out, refusal_bytes_max);
-    three_digits const digits(t.status);
+    decimal const digits(t.status);
     w.add("HTTP/1.1 ", digits.view(), " ", t.reason,
           "\r\nContent-Type: application/problem+json\r\nCache-Control: no-store\r\nDate: ", c.date);
     if (t.challenge) {
@@ -74,12 +74,12 @@ std::size_t write_refusal(char* out, refusal r, refusal_context const& c) noexce
         if (c.bearer) w.add(", Bearer realm=\"", c.realm, "\"");
     }
     if (r == refusal::method_not_allowed) w.add("\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-    if (t.retry_after_s) w.add("\r\nRetry-After: ") << number(t.retry_after_s);
+    if (t.retry_after_s) w.add("\r\nRetry-After: ", decimal(t.retry_after_s).view());
     if (close)
         w.add("\r\nConnection: close");
     else if (c.http_1_0)
         w.add("\r\nConnection: keep-alive");
-    (w.add("\r\nX-Request-Id: ", c.request_id, "\r\nContent-Length: ") << number(body_bytes)).add("\r\n\r\n");
+    w.add("\r\nX-Request-Id: ", c.request_id, "\r\nContent-Length: ", decimal(body_bytes).view(), "\r\n\r\n");
     if (!c.head_only) {
         [[maybe_unused]] auto const head_bytes = w.size();
         w.add(type, t.code, title, t.reason, status, digits.view(), detail, t.detail, instance, c.request_id, code, t.code,

@@ -313,7 +313,7 @@ bool session::compose_response(exchange& x, head const& h, response_frame const&
     x.head_sent = true;
 
     bool const short_and_whole = r.whole && !r.rechunk && in_hand <= copied_bytes_max;
-    if (short_and_whole) w << std::string_view(body, in_hand);
+    if (short_and_whole) w.add(std::string_view(body, in_hand));
     r.first.add(w.view());
     if (r.rechunk)
         add_chunk(r.first, x.down_line, {body, in_hand}, r.whole, r.decoder.trailers());

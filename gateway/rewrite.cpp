@@ -37,7 +37,7 @@ class copier {
 };
 
 void write_status_line(writer& w, head const& h) noexcept {
-    w.add("HTTP/1.1 ", three_digits(h.status).view(), " ", h.reason, "\r\n");
+    w.add("HTTP/1.1 ", decimal(static_cast<std::uint64_t>(h.status)).view(), " ", h.reason, "\r\n");
 }
 
 // The field that frames the body, and the empty line. `tells_none`: that there is no body is said.
@@ -45,7 +45,7 @@ void write_framing(writer& w, framing const& body, bool tells_none) noexcept {
     if (body.kind == body_kind::chunked)
         w.add("Transfer-Encoding: chunked\r\n\r\n");
     else if (body.kind == body_kind::length)
-        (w.add("Content-Length: ") << number(body.length)).add("\r\n\r\n");
+        w.add("Content-Length: ", decimal(body.length).view(), "\r\n\r\n");
     else if (body.kind == body_kind::none && tells_none)
         w.add("Content-Length: 0\r\n\r\n");
     else

@@ -8,29 +8,20 @@
 #include <cstring>
 #include <string_view>
 
+#include "base/short_copy.hpp"
+
 namespace latchkey::gateway {
 
-// Three digits of an HTTP status.
-struct three_digits {
-    explicit three_digits(int status) noexcept
-        : text{static_cast<char>('0' + status / 100), static_cast<char>('0' + status / 10 % 10),
-               static_cast<char>('0' + status % 10)} {}
-    std::string_view view() const noexcept { return {text.data(), text.size()}; }
-    std::array<char, 3> text;
-};
+class decimal {
+  public:
+    explicit decimal(std::uint64_t n) noexcept
+        : size_(static_cast<std::size_t>(std::to_chars(text_.data(), text_.data() + text_.size(), n).ptr - text_.data())) {}
+    std::string_view view() const noexcept { return {text_.data(), size_}; }
 
-struct number {
-    explicit number(std::uint64_t v) noexcept : value(v) {}
-    std::uint64_t value;
+  private:
+    std::array<char, 20> text_;
+    std::size_t size_;
 };
-
-// memcpy for text that is mostly short, for which a call of libc's costs more than its bytes. Returns the copy's end.
-char* put(char* to, std::string_view text) noexcept;
-template <std::size_t Size>
-char* put(char* to, char const (&literal)[Size]) noexcept {
-    std::memcpy(to, literal, Size - 1);
-    return to + Size - 1;
-}
 
 // Appends to a caller's memory and never beyond it; what does not fit sets overflowed() and is left out.
 class writer {
@@ -47,23 +38,6 @@ class writer {
             ((at = put(at, texts)), ...);
             at_ = at;
         }
-        return *this;
-    }
-    writer& operator<<(std::string_view text) noexcept { return add(text); }
-    writer& operator<<(number n) noexcept {
-        auto const [p, ec] = std::to_chars(at_, end_, n.value);
-        if (ec != std::errc{})
-            overflowed_ = true;
-        else
-            at_ = p;
-        return *this;
-    }
-    writer& hex(std::uint64_t n) noexcept {
-        auto const [p, ec] = std::to_chars(at_, end_, n, 16);
-        if (ec != std::errc{})
-            overflowed_ = true;
-        else
-            at_ = p;
         return *this;
     }
 

@@ -18,6 +18,7 @@
 #include <system_error>
 
 #include "base/ids.hpp"
+#include "base/short_copy.hpp"
 
 // The file: one header page, then the data area. Native byte order (the magic tells): a ring never leaves its machine.
 //
@@ -189,26 +190,6 @@ struct texts {
     }
 };
 
-// memcpy for short strings, inline: a call for each of nine would cost more than the bytes.
-unsigned char* put(unsigned char* to, std::string_view text) noexcept {
-    auto const n = text.size();
-    auto const* from = text.data();
-    if (n >= 16) {
-        std::size_t i = 0;
-        for (; i + 16 <= n; i += 16) std::memcpy(to + i, from + i, 16);
-        std::memcpy(to + n - 16, from + n - 16, 16);
-    } else if (n >= 8) {
-        std::memcpy(to, from, 8);
-        std::memcpy(to + n - 8, from + n - 8, 8);
-    } else if (n >= 4) {
-        std::memcpy(to, from, 4);
-        std::memcpy(to + n - 4, from + n - 4, 4);
-    } else {
-        for (std::size_t i = 0; i < n; ++i) to[i] = static_cast<unsigned char>(from[i]);
-    }
-    return to + n;
-}
-
 void write_payload(unsigned char* frame, std::uint64_t length, record const& r, texts const& t) noexcept {
     fixed_part fixed{.time_ms = r.time_ms,
                      .request_bytes = r.request_bytes,
@@ -223,7 +204,7 @@ void write_payload(unsigned char* frame, std::uint64_t length, record const& r, 
     for (std::size_t i = 0; i < t.part.size(); ++i) fixed.text_bytes[i] = static_cast<std::uint8_t>(t.part[i].size());
     std::memset(frame + length - 8, 0, 8);  // the zeros behind the strings
     std::memcpy(frame + fixed_at, &fixed, fixed_bytes);
-    auto* to = frame + text_at;
+    auto* to = reinterpret_cast<char*>(frame + text_at);
     for (auto const& text : t.part) to = put(to, text);
     to = put(to, t.path);
     if (t.path_cut) put(to, "...");

@@ -1,6 +1,6 @@
-#include "gateway/text.hpp"
+#include "base/short_copy.hpp"
 
-namespace latchkey::gateway {
+namespace latchkey {
 
 char* put(char* to, std::string_view text) noexcept {
     auto const n = text.size();
@@ -22,4 +22,4 @@ char* put(char* to, std::string_view text) noexcept {
     return to + n;
 }
 
-}  // namespace latchkey::gateway
+}  // namespace latchkey
