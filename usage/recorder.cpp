@@ -425,13 +425,12 @@ void recorder::impl::run() {
         if (stopping) break;
         auto now = steady_clock::now();
         say_drops(now);
-        bool const early = fill() >= early_fill && !failing();
+        bool const early = (fill() >= early_fill || retention_left) && !failing();
         if (now < next_pass && !early) continue;
         lock.unlock();
         auto const done = pass();
         lock.lock();
-        auto const until = !done ? retry_pause : retention_left ? beat : options.flush_interval;
-        next_pass = steady_clock::now() + until;
+        next_pass = steady_clock::now() + (done ? options.flush_interval : retry_pause);
     }
 }
 
