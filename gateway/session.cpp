@@ -413,10 +413,11 @@ task<refusal> session::refuse(exchange& x, refusal why) {
     p.add(space, write_refusal(space, why, c));
     linger_ = close;
     error_code ec;
+    if (x.out) co_await reactor::send_turn(w_.poller());  // the spare space cannot be held across a wait
     if (x.out)
         ec = co_await send(x, p, true);
     else if (!try_send(x, p, true, ec))
-        ec = asio::error::no_buffer_space;  // the spare space cannot be held across a wait
+        ec = asio::error::no_buffer_space;
     if (ec) {
         x.end = w_.closing()                   ? usage::outcome::shut_down
                 : ec == asio::error::timed_out ? usage::outcome::timed_out

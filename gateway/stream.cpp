@@ -17,6 +17,9 @@ namespace {
 
 using status = asio::detail::reactor_op::status;
 
+// What is read and served together with others: more is no longer in the second cache when its turn has come.
+constexpr std::size_t together_bytes_max = 8192;
+
 error_code last_error() noexcept { return {errno, boost::system::system_category()}; }
 
 // recv() and send() without what glibc does around them in a program of several threads, so that one may be cancelled inside: a
@@ -227,12 +230,12 @@ void stream::wake_at(std::size_t bytes) noexcept {
 void stream::watch(watcher f, void* context) noexcept {
     read_.watch = f;
     read_.context = context;
-    read_.waiting = {};
+    read_.awaiting = {};
     if (!read_.pending) arm_read(true);
 }
 
 void stream::start_read(std::coroutine_handle<> h) noexcept {
-    read_.waiting = h;
+    read_.awaiting = h;
     read_.watch = nullptr;
     if (read_.finished) {  // its result stands already
         read_.pending = true;
@@ -283,16 +286,30 @@ status stream::perform_read(asio::detail::reactor_op* base) {
 
 void stream::complete_read(void* owner, asio::detail::operation* base, error_code const&, std::size_t) {
     auto& o = *static_cast<read_op*>(base);
+    if (!owner) {  // the loop is being destroyed
+        o.pending = false;
+        return;
+    }
+    bool const short_message =
+        !o.data && !o.watch && !o.handshake && !o.ec_ && o.bytes_transferred_ > 0 && o.bytes_transferred_ <= together_bytes_max;
+    if (short_message && o.owner.reactor_.gathering())
+        o.owner.reactor_.later(o.promised ? reactor::message::answer : reactor::message::request, o);
+    else
+        finish_read(o);
+}
+
+void stream::its_turn(reactor::waiting& w) noexcept { finish_read(static_cast<read_op&>(w)); }
+
+void stream::finish_read(read_op& o) {
     o.pending = false;
     o.owner.at_once_ = 0;
-    if (!owner) return;  // the loop is being destroyed
     if (o.owner.nudged_ && o.ec_ == asio::error::operation_aborted && !o.owner.look_again()) return;
     if (o.watch) {
         auto const f = std::exchange(o.watch, nullptr);
         f(o.context);
         return;
     }
-    if (auto const h = std::exchange(o.waiting, {})) h.resume();
+    if (auto const h = std::exchange(o.awaiting, {})) h.resume();
 }
 
 // The wait was ended by a nudge: its try is made up for. False: there was nothing after all, and it waits on.
@@ -354,7 +371,7 @@ io_result stream::write_now(char const* data, std::size_t size) noexcept {
 }
 
 void stream::start_write(std::coroutine_handle<> h) noexcept {
-    write_.waiting = h;
+    write_.awaiting = h;
     write_.ec_ = {};
     write_.bytes_transferred_ = 0;
     write_.pending = true;
@@ -369,7 +386,7 @@ void stream::complete_write(void* owner, asio::detail::operation* base, error_co
     o.pending = false;
     if (!owner) return;
     if (o.owner.write_expired_) o.ec_ = asio::error::timed_out;
-    if (auto const h = std::exchange(o.waiting, {})) h.resume();
+    if (auto const h = std::exchange(o.awaiting, {})) h.resume();
 }
 
 error_code stream::connect_result() const noexcept {

@@ -1,7 +1,7 @@
 #pragma once
 // One connected TCP socket of a worker, awaited by coroutines. Belongs to one thread.
 //
-// It stands on Asio's reactor itself (asio::detail::epoll_reactor) rather than on asio::ip::tcp::socket, for two measured
+// It stands on Asio's reactor itself (reactor.hpp) rather than on asio::ip::tcp::socket, for two measured
 // reasons:
 //  1. basic_stream_socket tries every read once before it waits. A proxy nearly always waits for the next message, so that try
 //     is a system call for nothing, twice a request (6 a request instead of 4). Here a short read counts as "drained".
@@ -17,7 +17,6 @@
 #include <sys/uio.h>
 
 #include <algorithm>
-#include <boost/asio/detail/epoll_reactor.hpp>
 #include <boost/asio/detail/reactor_op.hpp>
 #include <coroutine>
 #include <cstdint>
@@ -26,10 +25,10 @@
 
 #include "gateway/buffer_pool.hpp"
 #include "gateway/net.hpp"
+#include "gateway/reactor.hpp"
 
 namespace latchkey::gateway {
 
-using reactor = asio::detail::epoll_reactor;
 class tls_context;
 class tls_session;
 
@@ -140,11 +139,11 @@ class stream {
     struct op : asio::detail::reactor_op {
         op(perform_func_type performs, func_type completes, stream& s) : reactor_op({}, performs, completes), owner(s) {}
         stream& owner;
-        std::coroutine_handle<> waiting;
+        std::coroutine_handle<> awaiting;
         bool pending = false;
     };
-    struct read_op : op {
-        explicit read_op(stream& s) : op(&stream::perform_read, &stream::complete_read, s) {}
+    struct read_op : op, reactor::waiting {
+        explicit read_op(stream& s) : op(&stream::perform_read, &stream::complete_read, s), waiting(&stream::its_turn) {}
         char* data = nullptr;
         std::size_t size = 0;
         buffer_pool* pool = nullptr;
@@ -165,6 +164,8 @@ class stream {
     static asio::detail::reactor_op::status perform_read(asio::detail::reactor_op*);
     static asio::detail::reactor_op::status perform_write(asio::detail::reactor_op*);
     static void complete_read(void* owner, asio::detail::operation*, error_code const&, std::size_t);
+    static void its_turn(reactor::waiting&) noexcept;
+    static void finish_read(read_op&);
     static void complete_write(void* owner, asio::detail::operation*, error_code const&, std::size_t);
     void start_read(std::coroutine_handle<>) noexcept;
     void start_write(std::coroutine_handle<>) noexcept;

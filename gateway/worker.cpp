@@ -11,7 +11,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <boost/asio/detail/epoll_reactor.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <cassert>
 #include <cstring>
@@ -34,6 +33,7 @@ constexpr unsigned accepts_per_turn = 64;                     // then others get
 constexpr unsigned last_accepts_max = 4096;                   // as many as a queue holds
 constexpr std::size_t large_buffer_bytes = 512U << 10U;
 constexpr std::size_t large_buffers_bytes_max = 16U << 20U;  // per worker, and no more than a quarter of its share
+constexpr std::size_t served_together = 32;                  // messages; more buy nothing
 constexpr std::size_t frames_kept = 64;
 constexpr std::size_t buffers_kept = 64;
 
@@ -189,7 +189,7 @@ worker::worker(common& shared, usage::ring& ring, unsigned index)
       ring_(ring),
       index_(index),
       io_(BOOST_ASIO_CONCURRENCY_HINT_UNSAFE_IO),  // one thread runs it: posts are locked, sockets need not be
-      reactor_(asio::use_service<reactor>(io_)),
+      reactor_(reactor::of(io_)),
       buffers_(shared.small_buffer_bytes, large_buffer_bytes, shared.large_buffers_per_worker(),
                shared.buffer_bytes_per_worker()),
       request_head_(std::make_unique<head>()),
@@ -201,6 +201,8 @@ worker::worker(common& shared, usage::ring& ring, unsigned index)
       memory_short_(shared.buffer_bytes_per_worker() / 100 * 95),
       memory_full_(shared.buffer_bytes_per_worker() / 100 * 98) {
     reactor_.init_task();
+    // Those who wait for their step hold a buffer each: not one in sixteen.
+    reactor_.wait_at_most(std::min(served_together, shared.buffer_bytes_per_worker() / 16 / shared.small_buffer_bytes));
     random_bytes(std::as_writable_bytes(std::span(&id_prefix_, 1)));
     random_bytes(std::as_writable_bytes(std::span(&id_secret_, 1)));
     random_bytes(std::as_writable_bytes(std::span(random_state_)));
@@ -389,6 +391,7 @@ void worker::wait_for_sweep() {
 }
 
 void worker::sweep() {
+    reactor_.finish();
     std::int64_t const now = steady_ns();
     set_clock(now);
     for (auto& s : sessions_) s.sweep(now);

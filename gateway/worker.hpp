@@ -98,7 +98,10 @@ class worker {
     void join();
     template <class F>
     void post(F f) {
-        asio::post(io_, std::move(f));
+        asio::post(io_, [this, f = std::move(f)]() mutable {
+            reactor_.finish();
+            f();
+        });
     }
     tallies const& counts() const noexcept { return counts_; }
     // Its loop has ended: nothing that is posted runs any more, and no session is left.
@@ -146,7 +149,7 @@ class worker {
         worker& w;
         bool await_ready() const noexcept { return false; }
         void await_suspend(std::coroutine_handle<> h) const {
-            w.post([h] { h.resume(); });
+            asio::post(w.io_, [h] { h.resume(); });
         }
         void await_resume() const noexcept {}
     };

@@ -16,7 +16,7 @@ namespace latchkey::gateway::test {
 
 struct loop {
     io_context io{1};
-    reactor& poller = asio::use_service<reactor>(io);
+    reactor& poller = reactor::of(io);
     loop() { poller.init_task(); }
 
     // Runs what is ready, and waits for more, until `holds`. False when 10 s have gone without it.

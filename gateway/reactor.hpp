@@ -1,0 +1,95 @@
+#pragma once
+// Asio's reactor, and steps for what one look at the kernel has found. One thread.
+//
+// Each system call pushes the program's code out of the processor's first cache, so what is done between two of them runs cold:
+// read, decide, send, one message after the other, costs more than its instructions. So where many descriptors are ready, all
+// their messages are read first. Then all answers are decided, then sent; then all requests, which find the upstream
+// connections that the answers have set free. Where few are ready, each goes on at once: the upstream works while the next is
+// read, and its answer is there before the worker would go to sleep.
+//
+// A message that waits for its step is like any operation on its way through Asio's queue: pending to whoever asks, past being
+// cancelled. Other handlers of the worker's call finish() first, so that none of them finds one waiting.
+
+#include <boost/asio/detail/epoll_reactor.hpp>
+#include <boost/asio/detail/scheduler.hpp>
+#include <boost/intrusive/slist.hpp>
+#include <coroutine>
+#include <cstddef>
+#include <cstdint>
+
+#include "gateway/net.hpp"
+
+namespace latchkey::gateway {
+
+namespace intrusive = boost::intrusive;
+
+class reactor final : public asio::detail::epoll_reactor {
+  public:
+    // That of `io`: to be asked for before anything else of `io` is used, for it takes the place of Asio's own.
+    static reactor& of(io_context& io);
+
+    // From so many ready descriptors on they are served in steps.
+    static constexpr std::size_t many = 8;
+
+    // What waits for its step.
+    struct waiting : intrusive::slist_base_hook<intrusive::link_mode<intrusive::normal_link>> {
+        using function = void (*)(waiting&) noexcept;
+        explicit waiting(function f) : go_on(f) {}
+        function go_on;  // may free it
+    };
+    enum class message : std::uint8_t { answer, request };
+
+    // Whether a message that is read now is to wait for the others, by later().
+    bool gathering() const noexcept { return gathering_; }
+    void later(message, waiting&) noexcept;
+    // So many wait at most, for each holds a buffer: then they are served. 0 or 1: none waits for another.
+    void wait_at_most(std::size_t n) noexcept { waiting_max_ = n; }
+
+    // To be awaited by who has decided and is about to send: goes on when all others of this step have decided, too.
+    class [[nodiscard]] send_turn : waiting {
+      public:
+        explicit send_turn(reactor& r) : waiting(&resume), reactor_(r) {}
+        bool await_ready() const noexcept { return !reactor_.deciding_; }
+        void await_suspend(std::coroutine_handle<> h) noexcept {
+            sender_ = h;
+            reactor_.sends_.push_back(*this);
+        }
+        void await_resume() const noexcept {}
+
+      private:
+        static void resume(waiting&) noexcept;
+        reactor& reactor_;
+        std::coroutine_handle<> sender_;
+    };
+
+    // Serves what waits for its step, now.
+    void finish() noexcept;
+
+    // For Asio's loop: one look at the kernel, whose findings go into `found`.
+    void run(long wait_us, asio::detail::op_queue<asio::detail::operation>& found) override;
+
+  private:
+    using list = intrusive::slist<waiting, intrusive::cache_last<true>, intrusive::constant_time_size<false>>;
+    struct last_of_turn : asio::detail::operation {
+        explicit last_of_turn(reactor& r) : scheduler_operation(&complete), owner(r) {}
+        static void complete(void* scheduler, asio::detail::operation*, error_code const&, std::size_t);
+        reactor& owner;
+    };
+
+    explicit reactor(io_context& io);
+    void serve() noexcept;
+    void step(list& messages) noexcept;
+    static void go_on(list& all) noexcept;
+
+    asio::detail::scheduler& scheduler_;
+    last_of_turn last_{*this};  // stands in Asio's queue behind what was found
+    list answers_;
+    list requests_;
+    list sends_;
+    std::size_t waiting_ = 0;  // in answers_ and requests_
+    std::size_t waiting_max_ = 128;
+    bool gathering_ = false;
+    bool deciding_ = false;
+};
+
+}  // namespace latchkey::gateway

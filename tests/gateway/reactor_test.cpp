@@ -1,0 +1,242 @@
+#include "gateway/reactor.hpp"
+
+#include <algorithm>
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "gateway/task.hpp"
+#include "tests/gateway/loop.hpp"
+
+using namespace latchkey;
+using namespace latchkey::gateway;
+using namespace latchkey::gateway::test;
+
+namespace {
+
+// One who reads a message, decides, and sends; what it does is noted in `diary`.
+struct actor {
+    actor(loop& l, buffer_pool& buffers, std::vector<std::string>& d, std::string n)
+        : poller(l.poller), pool(buffers), diary(d), s(l.poller), name(std::move(n)) {
+        REQUIRE_FALSE(s.open(p.ours));
+    }
+    detached act(bool answer) {
+        promise room;
+        if (answer) REQUIRE(pool.promise_small(room));
+        io_result const r = co_await s.read_next(pool, into, false, answer ? &room : nullptr);
+        got = r;
+        text.assign(into ? into.data() : "", r.n);
+        diary.push_back("decide " + name);
+        co_await reactor::send_turn(poller);
+        diary.push_back("send " + name);
+    }
+    reactor& poller;
+    buffer_pool& pool;
+    std::vector<std::string>& diary;
+    pair p;
+    stream s;
+    lease into;
+    std::string name;
+    std::string text;
+    io_result got{asio::error::would_block, 0};
+};
+
+struct stage {
+    loop l;
+    buffer_pool pool{16384, 65536, 2};
+    std::vector<std::string> diary;
+    std::deque<actor> actors;
+    ~stage() {
+        for (auto& a : actors) a.s.close();
+        CHECK(l.until([&] { return std::none_of(actors.begin(), actors.end(), [](auto& a) { return a.s.read_pending(); }); }));
+        l.turn();
+    }
+    // They wait in earnest from here on.
+    void enter(std::size_t requests, std::size_t answers = 0) {
+        for (std::size_t i = 0; i < requests + answers; ++i) {
+            bool const answer = i >= requests;
+            actors.emplace_back(l, pool, diary, (answer ? "a" : "r") + std::to_string(answer ? i - requests : i)).act(answer);
+        }
+        l.turn();
+        REQUIRE(diary.empty());
+    }
+    void say(std::size_t i, std::string const& text) {
+        REQUIRE(::send(actors[i].p.theirs, text.data(), text.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(text.size()));
+    }
+    void say_to_all() {
+        for (std::size_t i = 0; i < actors.size(); ++i) say(i, "for " + actors[i].name);
+    }
+    bool all_got_theirs() {
+        return std::all_of(actors.begin(), actors.end(), [](auto& a) { return a.text == "for " + a.name; });
+    }
+    std::size_t at(std::string const& what) {
+        return static_cast<std::size_t>(std::find(diary.begin(), diary.end(), what) - diary.begin());
+    }
+    // Where the last line of the diary that begins so stands, and the first.
+    std::size_t last(std::string_view begin) {
+        std::size_t found = diary.size();
+        for (std::size_t i = 0; i < diary.size(); ++i)
+            if (diary[i].starts_with(begin)) found = i;
+        return found;
+    }
+    std::size_t first(std::string_view begin) {
+        for (std::size_t i = 0; i < diary.size(); ++i)
+            if (diary[i].starts_with(begin)) return i;
+        return diary.size();
+    }
+};
+
+}  // namespace
+
+TEST_CASE("many messages that came together are all decided before any is sent, in the order in which they came", "[reactor]") {
+    stage s;
+    s.enter(reactor::many);
+    s.say_to_all();
+    s.l.turn();
+    REQUIRE(s.diary.size() == 2 * reactor::many);
+    CHECK(s.all_got_theirs());
+    for (std::size_t i = 0; i < reactor::many; ++i) {
+        CHECK(s.diary[i] == "decide r" + std::to_string(i));
+        CHECK(s.diary[reactor::many + i] == "send r" + std::to_string(i));
+    }
+}
+
+TEST_CASE("few messages go on at once, each by itself", "[reactor]") {
+    stage s;
+    s.enter(reactor::many - 1);
+    s.say_to_all();
+    s.l.turn();
+    REQUIRE(s.diary.size() == 2 * (reactor::many - 1));
+    CHECK(s.all_got_theirs());
+    for (std::size_t i = 0; i < reactor::many - 1; ++i) {
+        CHECK(s.diary[2 * i] == "decide r" + std::to_string(i));
+        CHECK(s.diary[2 * i + 1] == "send r" + std::to_string(i));
+    }
+}
+
+TEST_CASE("answers are decided and sent before requests are decided", "[reactor]") {
+    stage s;
+    s.enter(reactor::many, reactor::many);
+    s.say_to_all();
+    s.l.turn();
+    REQUIRE(s.diary.size() == 4 * reactor::many);
+    CHECK(s.all_got_theirs());
+    CHECK(s.last("decide a") < s.first("send a"));
+    CHECK(s.last("send a") < s.first("decide r"));
+    CHECK(s.last("decide r") < s.first("send r"));
+}
+
+TEST_CASE("a single message among many descriptors waits for nobody's sending", "[reactor]") {
+    stage s;
+    s.enter(reactor::many);
+    for (std::size_t i = 1; i < reactor::many; ++i) s.actors[i].p.close();
+    s.say(0, "for r0");
+    s.l.turn();
+    REQUIRE(s.diary.size() == 2 * reactor::many);
+    CHECK(s.actors[0].text == "for r0");
+    CHECK(s.at("send r0") == s.at("decide r0") + 1);
+    for (std::size_t i = 1; i < reactor::many; ++i) {
+        CHECK_FALSE(s.actors[i].got.ec);
+        CHECK(s.actors[i].got.n == 0);
+    }
+}
+
+TEST_CASE("a long message among many goes on as soon as it is read", "[reactor]") {
+    stage s;
+    s.enter(reactor::many + 1);
+    for (std::size_t i = 0; i < reactor::many; ++i) s.say(i, "for r" + std::to_string(i));
+    s.say(reactor::many, std::string(8193, 'l'));
+    s.l.turn();
+    REQUIRE(s.diary.size() == 2 * (reactor::many + 1));
+    CHECK(s.diary[0] == "decide r8");
+    CHECK(s.diary[1] == "send r8");
+    CHECK(s.actors[reactor::many].text == std::string(8193, 'l'));
+    CHECK(s.diary[2] == "decide r0");
+}
+
+TEST_CASE("as many messages wait as they may, then these are served", "[reactor]") {
+    stage s;
+    s.l.poller.wait_at_most(3);
+    s.enter(reactor::many);
+    s.say_to_all();
+    s.l.turn();
+    REQUIRE(s.diary.size() == 2 * reactor::many);
+    CHECK(s.all_got_theirs());
+    std::vector<std::string> wanted;
+    for (std::size_t begin = 0; begin < reactor::many; begin += 3) {
+        std::size_t const end = std::min(begin + 3, reactor::many);
+        for (std::size_t i = begin; i < end; ++i) wanted.push_back("decide r" + std::to_string(i));
+        for (std::size_t i = begin; i < end; ++i) wanted.push_back("send r" + std::to_string(i));
+    }
+    CHECK(s.diary == wanted);
+}
+
+TEST_CASE("where none may wait for another, each message goes on by itself", "[reactor]") {
+    std::size_t const most = GENERATE(0U, 1U);
+    stage s;
+    s.l.poller.wait_at_most(most);
+    s.enter(reactor::many);
+    s.say_to_all();
+    s.l.turn();
+    REQUIRE(s.diary.size() == 2 * reactor::many);
+    for (std::size_t i = 0; i < reactor::many; ++i) CHECK(s.at("send r" + std::to_string(i)) == 2 * i + 1);
+}
+
+TEST_CASE("finish() serves those that wait, and the turn ends as it would have", "[reactor]") {
+    stage s;
+    s.enter(reactor::many);
+    s.say_to_all();
+    asio::steady_timer timer(s.l.io, std::chrono::steady_clock::now());
+    std::size_t decided_before = 0;
+    std::size_t sent_after = 0;
+    timer.async_wait([&](error_code const& ec) {  // its turn is behind the descriptors and before the end of the turn
+        CHECK_FALSE(ec);
+        CHECK(s.l.poller.gathering());
+        decided_before = s.diary.size();
+        s.l.poller.finish();
+        CHECK_FALSE(s.l.poller.gathering());
+        sent_after = s.diary.size();
+    });
+    s.l.turn();
+    CHECK(decided_before == 0);
+    CHECK(sent_after == 2 * reactor::many);
+    CHECK(s.diary.size() == 2 * reactor::many);
+    CHECK(s.all_got_theirs());
+}
+
+TEST_CASE("a message that waits for its step is pending, and past being cancelled", "[reactor]") {
+    stage s;
+    s.enter(reactor::many);
+    s.say_to_all();
+    asio::steady_timer timer(s.l.io, std::chrono::steady_clock::now());
+    timer.async_wait([&](error_code const&) {
+        CHECK(s.actors[0].s.read_pending());
+        s.actors[0].s.cancel_read();
+        CHECK(s.actors[1].s.read_pending());
+        s.actors[1].s.close();
+        CHECK(s.diary.empty());
+    });
+    s.l.turn();
+    REQUIRE(s.diary.size() == 2 * reactor::many);
+    CHECK(s.all_got_theirs());
+    CHECK_FALSE(s.actors[0].s.read_pending());
+    CHECK_FALSE(s.actors[1].s.read_pending());
+}
+
+TEST_CASE("a loop whose only work are messages that wait for their step does not end before it", "[reactor]") {
+    stage s;
+    s.enter(reactor::many);
+    s.say_to_all();
+    s.l.io.restart();
+    s.l.io.run();  // ends when nothing is left to do
+    CHECK(s.diary.size() == 2 * reactor::many);
+}
+
+TEST_CASE("a reactor can be had only of a loop that has none yet, or this one", "[reactor]") {
+    io_context ours{1};
+    reactor& first = reactor::of(ours);
+    CHECK(&reactor::of(ours) == &first);
+    io_context other{1};
+    asio::steady_timer timer(other);  // makes Asio's
+    CHECK_THROWS_AS(reactor::of(other), std::logic_error);
+}
