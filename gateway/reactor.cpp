@@ -4,6 +4,7 @@
 #include <iterator>
 #include <memory>
 #include <stdexcept>
+#include <utility>
 
 namespace latchkey::gateway {
 namespace {
@@ -40,7 +41,10 @@ void reactor::run(long wait_us, queue& found) {
 }
 
 void reactor::last_of_turn::complete(void* scheduler, asio::detail::operation* self, error_code const&, std::size_t) {
-    if (scheduler) static_cast<last_of_turn*>(self)->owner.finish();  // else the loop is being destroyed
+    if (!scheduler) return;  // the loop is being destroyed
+    reactor& r = static_cast<last_of_turn*>(self)->owner;
+    r.gathering_ = false;
+    r.serve();
 }
 
 void reactor::later(message kind, waiting& w) noexcept {
@@ -48,14 +52,9 @@ void reactor::later(message kind, waiting& w) noexcept {
     if (++waiting_ >= waiting_max_) serve();
 }
 
-void reactor::finish() noexcept {
-    gathering_ = false;
-    serve();
-}
-
 void reactor::serve() noexcept {
     assert(!deciding_);
-    waiting_ = 0;
+    if (std::exchange(waiting_, 0) == 0) return;
     step(answers_);
     step(requests_);
 }

@@ -8,7 +8,8 @@
 // read, and its answer is there before the worker would go to sleep.
 //
 // A message that waits for its step is like any operation on its way through Asio's queue: pending to whoever asks, past being
-// cancelled. Other handlers of the worker's call finish() first, so that none of them finds one waiting.
+// cancelled. Whatever else the worker does between two looks at the kernel (a handshake, a long message, a write that goes on, an
+// accept, a timer) serves first who waits.
 
 #include <boost/asio/detail/epoll_reactor.hpp>
 #include <boost/asio/detail/scheduler.hpp>
@@ -32,7 +33,7 @@ class reactor final : public asio::detail::epoll_reactor {
     static constexpr std::size_t many = 8;
 
     // What waits for its step.
-    struct waiting : intrusive::slist_base_hook<intrusive::link_mode<intrusive::normal_link>> {
+    struct waiting : intrusive::slist_base_hook<> {
         using function = void (*)(waiting&) noexcept;
         explicit waiting(function f) : go_on(f) {}
         function go_on;  // may free it
@@ -45,7 +46,8 @@ class reactor final : public asio::detail::epoll_reactor {
     // So many wait at most, for each holds a buffer: then they are served. 0 or 1: none waits for another.
     void wait_at_most(std::size_t n) noexcept { waiting_max_ = n; }
 
-    // To be awaited by who has decided and is about to send: goes on when all others of this step have decided, too.
+    // To be awaited by who has decided and is about to send: goes on when all others of this step have decided, too. Whether it
+    // waited for them.
     class [[nodiscard]] send_turn : waiting {
       public:
         explicit send_turn(reactor& r) : waiting(&resume), reactor_(r) {}
@@ -54,7 +56,7 @@ class reactor final : public asio::detail::epoll_reactor {
             sender_ = h;
             reactor_.sends_.push_back(*this);
         }
-        void await_resume() const noexcept {}
+        bool await_resume() const noexcept { return static_cast<bool>(sender_); }
 
       private:
         static void resume(waiting&) noexcept;
@@ -63,7 +65,7 @@ class reactor final : public asio::detail::epoll_reactor {
     };
 
     // Serves what waits for its step, now.
-    void finish() noexcept;
+    void serve() noexcept;
 
     // For Asio's loop: one look at the kernel, whose findings go into `found`.
     void run(long wait_us, asio::detail::op_queue<asio::detail::operation>& found) override;
@@ -77,7 +79,6 @@ class reactor final : public asio::detail::epoll_reactor {
     };
 
     explicit reactor(io_context& io);
-    void serve() noexcept;
     void step(list& messages) noexcept;
     static void go_on(list& all) noexcept;
 

@@ -57,7 +57,7 @@ task<refusal> session::ask_upstream(exchange& x) {
         if (why == refusal::none && !write_request_lines(x)) why = refusal::head_too_large;
         if (why == refusal::none) {
             pieces p = request_pieces(x);
-            co_await reactor::send_turn(w_.poller());
+            if (co_await reactor::send_turn(w_.poller())) x.asked_ns = last_ns_ = steady_ns();
             if (!try_write_up(x, p)) {
                 why = co_await write_up_rest(x, p);
                 x.asked_ns = steady_ns();
@@ -223,7 +223,7 @@ task<refusal> session::read_answer(exchange& x) {
     response r;
     if (!compose_response(x, h, frame, r)) co_return refusal::upstream_invalid;
     error_code ec;
-    co_await reactor::send_turn(w_.poller());
+    if (co_await reactor::send_turn(w_.poller())) last_ns_ = steady_ns();
     if (!try_send(x, r.first, r.last, ec)) ec = co_await send(x, r.first, r.last);
     r.more.reset();
     bool sent = !ec;

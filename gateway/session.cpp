@@ -413,7 +413,13 @@ task<refusal> session::refuse(exchange& x, refusal why) {
     p.add(space, write_refusal(space, why, c));
     linger_ = close;
     error_code ec;
-    if (x.out) co_await reactor::send_turn(w_.poller());  // the spare space cannot be held across a wait
+    // Who only waits to be refused takes no other's place.
+    if (x.in_flight && !x.up) {
+        x.in_flight = false;
+        w_.count().in_flight.subtract();
+    }
+    if (x.out && co_await reactor::send_turn(w_.poller()))
+        last_ns_ = steady_ns();  // the spare space cannot be held across a wait
     if (x.out)
         ec = co_await send(x, p, true);
     else if (!try_send(x, p, true, ec))

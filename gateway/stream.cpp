@@ -262,7 +262,10 @@ status stream::perform_read(asio::detail::reactor_op* base) {
         auto const [ec, n] = peek(s.descriptor_);
         return would_block(ec) ? status::not_done : status::done;  // not exhausted: what is there is still to be read
     }
-    if (o.handshake) return s.shake_hands(o);
+    if (o.handshake) {
+        s.reactor_.serve();  // it may take a millisecond
+        return s.shake_hands(o);
+    }
     char* data = o.data;
     std::size_t size = o.size;
     if (!data) {
@@ -290,12 +293,16 @@ void stream::complete_read(void* owner, asio::detail::operation* base, error_cod
         o.pending = false;
         return;
     }
-    bool const short_message =
-        !o.data && !o.watch && !o.handshake && !o.ec_ && o.bytes_transferred_ > 0 && o.bytes_transferred_ <= together_bytes_max;
-    if (short_message && o.owner.reactor_.gathering())
-        o.owner.reactor_.later(o.promised ? reactor::message::answer : reactor::message::request, o);
-    else
-        finish_read(o);
+    reactor& r = o.owner.reactor_;
+    if (r.gathering() && o.together()) return r.later(o.promised ? reactor::message::answer : reactor::message::request, o);
+    r.serve();
+    finish_read(o);
+}
+
+// Whether it is a short message, in a small buffer.
+bool stream::read_op::together() const noexcept {
+    return pool && !watch && !handshake && !ec_ && bytes_transferred_ > 0 && bytes_transferred_ <= together_bytes_max &&
+           into->size() <= pool->small_bytes();
 }
 
 void stream::its_turn(reactor::waiting& w) noexcept { finish_read(static_cast<read_op&>(w)); }
@@ -385,6 +392,7 @@ void stream::complete_write(void* owner, asio::detail::operation* base, error_co
     auto& o = *static_cast<write_op*>(base);
     o.pending = false;
     if (!owner) return;
+    o.owner.reactor_.serve();
     if (o.owner.write_expired_) o.ec_ = asio::error::timed_out;
     if (auto const h = std::exchange(o.awaiting, {})) h.resume();
 }

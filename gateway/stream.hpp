@@ -154,8 +154,9 @@ class stream {
         void* context = nullptr;
         tls_context const* handshake = nullptr;  // it is this that is waited for
         bool finished = false;                   // the first try succeeded: nothing to wait for
-        bool borrow();                           // a buffer for what has come
-        void give_back() noexcept;               // it had not, after all
+        bool together() const noexcept;
+        bool borrow();              // a buffer for what has come
+        void give_back() noexcept;  // it had not, after all
     };
     struct write_op : op {
         explicit write_op(stream& s) : op(&stream::perform_write, &stream::complete_write, s) {}

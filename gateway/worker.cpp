@@ -202,7 +202,8 @@ worker::worker(common& shared, usage::ring& ring, unsigned index)
       memory_full_(shared.buffer_bytes_per_worker() / 100 * 98) {
     reactor_.init_task();
     // Those who wait for their step hold a buffer each: not one in sixteen.
-    reactor_.wait_at_most(std::min(served_together, shared.buffer_bytes_per_worker() / 16 / shared.small_buffer_bytes));
+    reactor_.wait_at_most(
+        std::min(served_together, shared.buffer_bytes_per_worker() / 16 / buffer_pool::cost(shared.small_buffer_bytes)));
     random_bytes(std::as_writable_bytes(std::span(&id_prefix_, 1)));
     random_bytes(std::as_writable_bytes(std::span(&id_secret_, 1)));
     random_bytes(std::as_writable_bytes(std::span(random_state_)));
@@ -261,6 +262,7 @@ void worker::go_on() {
 
 void worker::accept_some(acceptor& a) {
     a.socket.async_wait(asio::ip::tcp::acceptor::wait_read, [this, &a](error_code const& ec) {
+        reactor_.serve();
         a.waiting = false;
         if (ec || draining_) return;
         if (memory_full()) return rest(a);  // clients wait in the kernel's queue until there is room
@@ -391,7 +393,7 @@ void worker::wait_for_sweep() {
 }
 
 void worker::sweep() {
-    reactor_.finish();
+    reactor_.serve();
     std::int64_t const now = steady_ns();
     set_clock(now);
     for (auto& s : sessions_) s.sweep(now);

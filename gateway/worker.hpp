@@ -98,10 +98,7 @@ class worker {
     void join();
     template <class F>
     void post(F f) {
-        asio::post(io_, [this, f = std::move(f)]() mutable {
-            reactor_.finish();
-            f();
-        });
+        asio::post(io_, std::move(f));
     }
     tallies const& counts() const noexcept { return counts_; }
     // Its loop has ended: nothing that is posted runs any more, and no session is left.
@@ -149,7 +146,7 @@ class worker {
         worker& w;
         bool await_ready() const noexcept { return false; }
         void await_suspend(std::coroutine_handle<> h) const {
-            asio::post(w.io_, [h] { h.resume(); });
+            w.post([h] { h.resume(); });
         }
         void await_resume() const noexcept {}
     };

@@ -84,7 +84,7 @@ class Sender:
         say = {"get": lambda: self.say(), "post": lambda: self.say("POST", body=self.id.encode()), "head": lambda: self.say("HEAD"),
                "wrong": lambda: self.say(key="wrong"), "malformed": lambda: b"GET / HTTP/1.1\r\nHost: a\r\nno field\r\n\r\n",
                "pipelined": lambda: self.say() + self.say(path="/" + self.second, request_id=self.second),
-               "half": lambda: self.say()[:-10], "reset": lambda: self.say(), "long": lambda: self.say("POST", body=b"b" * 20000)}[self.kind]()
+               "half": lambda: self.say()[:-10], "reset": lambda: self.say(path="/reset"), "long": lambda: self.say("POST", body=b"b" * 20000)}[self.kind]()
         self.client.send(say)
         if self.kind == "reset":
             self.client.reset()
@@ -182,6 +182,44 @@ def test_refusals_that_are_sent_together_are_each_ones_own(alone, clients):
     for c, i in zip(made, ids):
         assert problem(c.response(), 401)["request_id"] == i
     assert [r["path"] for i in ids for r in alone.records(i)] == ["/" + i for i in ids]
+
+
+limited = fixture_of({"limits": {"requests_in_flight": 10}}, workers=1)
+
+
+@pytest.mark.parametrize("wrong", [5, 12, 31])
+def test_refusals_that_wait_to_be_sent_take_no_place_of_a_request(limited, wrong):
+    key = limited.create_key()["key"]
+    with contextlib.ExitStack() as opened:
+        made = [opened.enter_context(limited.client()) for _ in range(wrong + 1)]
+        for c in made:
+            served(c.get("/warm", key))
+        with stopped(limited):
+            for n, c in enumerate(made):
+                c.request("GET", "/x", key if n == wrong else "wrong")
+        for c in made[:-1]:
+            problem(c.response(), 401)
+        served(made[-1].response())
+
+
+@pytest.mark.parametrize("body", [1, 20000])
+def test_a_request_takes_the_place_of_an_answer_that_came_before_it(limited, upstream, body):
+    key = limited.create_key()["key"]
+    gate = Gate(upstream, describe)
+    with contextlib.ExitStack() as opened:
+        made = [opened.enter_context(limited.client()) for _ in range(11)]
+        for c in made:
+            served(c.get("/warm", key))
+        for c in made[:-1]:
+            c.request("GET", gate.path, key)
+        wait_until(lambda: gate.came >= 10, 20, "the requests")
+        with stopped(limited):
+            gate.opened.set()
+            wait_until(lambda: gate.answered >= 10, 20, "the answers")
+            made[-1].request("POST", "/x", key, body=b"b" * body)
+        for c in made[:-1]:
+            served(c.response())
+        assert served(made[-1].response())["size"] == body
 
 
 def test_a_drain_serves_those_who_came_together(alone, upstream, keys, clients):

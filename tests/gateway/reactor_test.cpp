@@ -20,14 +20,14 @@ struct actor {
         : poller(l.poller), pool(buffers), diary(d), s(l.poller), name(std::move(n)) {
         REQUIRE_FALSE(s.open(p.ours));
     }
-    detached act(bool answer) {
+    detached act(bool answer, bool large) {
         promise room;
         if (answer) REQUIRE(pool.promise_small(room));
-        io_result const r = co_await s.read_next(pool, into, false, answer ? &room : nullptr);
+        io_result const r = co_await s.read_next(pool, into, large, answer ? &room : nullptr);
         got = r;
         text.assign(into ? into.data() : "", r.n);
         diary.push_back("decide " + name);
-        co_await reactor::send_turn(poller);
+        waited = co_await reactor::send_turn(poller);
         diary.push_back("send " + name);
     }
     reactor& poller;
@@ -39,6 +39,7 @@ struct actor {
     std::string name;
     std::string text;
     io_result got{asio::error::would_block, 0};
+    bool waited = false;  // for others, before it sent
 };
 
 struct stage {
@@ -46,6 +47,7 @@ struct stage {
     buffer_pool pool{16384, 65536, 2};
     std::vector<std::string> diary;
     std::deque<actor> actors;
+    bool large = false;
     ~stage() {
         for (auto& a : actors) a.s.close();
         CHECK(l.until([&] { return std::none_of(actors.begin(), actors.end(), [](auto& a) { return a.s.read_pending(); }); }));
@@ -55,7 +57,8 @@ struct stage {
     void enter(std::size_t requests, std::size_t answers = 0) {
         for (std::size_t i = 0; i < requests + answers; ++i) {
             bool const answer = i >= requests;
-            actors.emplace_back(l, pool, diary, (answer ? "a" : "r") + std::to_string(answer ? i - requests : i)).act(answer);
+            actors.emplace_back(l, pool, diary, (answer ? "a" : "r") + std::to_string(answer ? i - requests : i))
+                .act(answer, large);
         }
         l.turn();
         REQUIRE(diary.empty());
@@ -96,6 +99,7 @@ TEST_CASE("many messages that came together are all decided before any is sent, 
     REQUIRE(s.diary.size() == 2 * reactor::many);
     CHECK(s.all_got_theirs());
     for (std::size_t i = 0; i < reactor::many; ++i) {
+        CHECK(s.actors[i].waited);
         CHECK(s.diary[i] == "decide r" + std::to_string(i));
         CHECK(s.diary[reactor::many + i] == "send r" + std::to_string(i));
     }
@@ -109,6 +113,7 @@ TEST_CASE("few messages go on at once, each by itself", "[reactor]") {
     REQUIRE(s.diary.size() == 2 * (reactor::many - 1));
     CHECK(s.all_got_theirs());
     for (std::size_t i = 0; i < reactor::many - 1; ++i) {
+        CHECK_FALSE(s.actors[i].waited);
         CHECK(s.diary[2 * i] == "decide r" + std::to_string(i));
         CHECK(s.diary[2 * i + 1] == "send r" + std::to_string(i));
     }
@@ -126,7 +131,7 @@ TEST_CASE("answers are decided and sent before requests are decided", "[reactor]
     CHECK(s.last("decide r") < s.first("send r"));
 }
 
-TEST_CASE("a single message among many descriptors waits for nobody's sending", "[reactor]") {
+TEST_CASE("an end among many descriptors is no message, and a single one waits for nobody", "[reactor]") {
     stage s;
     s.enter(reactor::many);
     for (std::size_t i = 1; i < reactor::many; ++i) s.actors[i].p.close();
@@ -134,24 +139,58 @@ TEST_CASE("a single message among many descriptors waits for nobody's sending", 
     s.l.turn();
     REQUIRE(s.diary.size() == 2 * reactor::many);
     CHECK(s.actors[0].text == "for r0");
-    CHECK(s.at("send r0") == s.at("decide r0") + 1);
+    for (std::size_t i = 0; i < reactor::many; ++i) CHECK_FALSE(s.actors[i].waited);
     for (std::size_t i = 1; i < reactor::many; ++i) {
         CHECK_FALSE(s.actors[i].got.ec);
         CHECK(s.actors[i].got.n == 0);
     }
 }
 
-TEST_CASE("a long message among many goes on as soon as it is read", "[reactor]") {
+TEST_CASE("a long message among many waits for none, and those that wait go first", "[reactor]") {
     stage s;
     s.enter(reactor::many + 1);
-    for (std::size_t i = 0; i < reactor::many; ++i) s.say(i, "for r" + std::to_string(i));
+    for (std::size_t i : {0U, 1U, 2U}) s.say(i, "for r" + std::to_string(i));
     s.say(reactor::many, std::string(8193, 'l'));
+    for (std::size_t i = 3; i < reactor::many; ++i) s.say(i, "for r" + std::to_string(i));
     s.l.turn();
-    REQUIRE(s.diary.size() == 2 * (reactor::many + 1));
-    CHECK(s.diary[0] == "decide r8");
-    CHECK(s.diary[1] == "send r8");
     CHECK(s.actors[reactor::many].text == std::string(8193, 'l'));
-    CHECK(s.diary[2] == "decide r0");
+    CHECK_FALSE(s.actors[reactor::many].waited);
+    CHECK(s.diary == std::vector<std::string>{"decide r0", "decide r1", "decide r2", "send r0", "send r1", "send r2", "decide r8",
+                                              "send r8", "decide r3", "decide r4", "decide r5", "decide r6", "decide r7",
+                                              "send r3", "send r4", "send r5", "send r6", "send r7"});
+}
+
+TEST_CASE("a message in a large buffer waits for none", "[reactor]") {
+    stage s;
+    s.large = true;
+    s.enter(reactor::many);
+    s.say_to_all();
+    s.l.turn();
+    CHECK(s.all_got_theirs());
+    CHECK(s.actors[0].into.size() == 65536);
+    CHECK_FALSE(s.actors[0].waited);
+    CHECK_FALSE(s.actors[1].waited);
+    CHECK(s.actors[2].into.size() == 16384);  // there are two large ones
+    CHECK(s.actors[2].waited);
+}
+
+TEST_CASE("a write that goes on serves first who waits", "[reactor]") {
+    stage s;
+    s.enter(reactor::many);
+    s.say_to_all();
+    pair p;
+    stream writer(s.l.poller);
+    REQUIRE_FALSE(writer.open(p.ours));
+    [](stream& w, std::vector<std::string>& diary) -> detached {
+        co_await w.writable();
+        diary.emplace_back("write");
+    }(writer, s.diary);
+    s.l.turn();
+    REQUIRE(s.diary.size() == 2 * reactor::many + 1);
+    CHECK(s.all_got_theirs());
+    CHECK(s.diary.back() == "write");
+    writer.close();
+    s.l.turn();
 }
 
 TEST_CASE("as many messages wait as they may, then these are served", "[reactor]") {
@@ -182,7 +221,7 @@ TEST_CASE("where none may wait for another, each message goes on by itself", "[r
     for (std::size_t i = 0; i < reactor::many; ++i) CHECK(s.at("send r" + std::to_string(i)) == 2 * i + 1);
 }
 
-TEST_CASE("finish() serves those that wait, and the turn ends as it would have", "[reactor]") {
+TEST_CASE("serve() serves those that wait, and the turn goes on", "[reactor]") {
     stage s;
     s.enter(reactor::many);
     s.say_to_all();
@@ -193,8 +232,7 @@ TEST_CASE("finish() serves those that wait, and the turn ends as it would have",
         CHECK_FALSE(ec);
         CHECK(s.l.poller.gathering());
         decided_before = s.diary.size();
-        s.l.poller.finish();
-        CHECK_FALSE(s.l.poller.gathering());
+        s.l.poller.serve();
         sent_after = s.diary.size();
     });
     s.l.turn();
@@ -228,8 +266,9 @@ TEST_CASE("a loop whose only work are messages that wait for their step does not
     s.enter(reactor::many);
     s.say_to_all();
     s.l.io.restart();
-    s.l.io.run();  // ends when nothing is left to do
+    s.l.io.run_for(std::chrono::seconds(10));
     CHECK(s.diary.size() == 2 * reactor::many);
+    CHECK(s.l.io.stopped());  // it ended because nothing was left to do
 }
 
 TEST_CASE("a reactor can be had only of a loop that has none yet, or this one", "[reactor]") {
