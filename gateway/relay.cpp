@@ -17,6 +17,9 @@ namespace {
 // A body of this size is copied behind its head, for one plain send costs less than a gathered one. (The response's buffer holds
 // more than a head and this.)
 constexpr std::size_t copied_bytes_max = 4096;
+// A response's body of which so much is to come goes through a pipe, uncopied, where its length is known and nothing is
+// encrypted.
+constexpr std::uint64_t spliced_bytes_min = 256U << 10U;
 constexpr unsigned interim_max = 16;  // 1xx responses before the final one (fault U11)
 
 std::int64_t ns(conf::milliseconds d) noexcept { return d.count() * 1'000'000; }
@@ -39,6 +42,18 @@ void enlarge(lease& buffer, buffer_pool& pool) {
     lease larger = pool.large();
     if (larger.size() > buffer.size()) buffer = std::move(larger);
 }
+
+bool is_spliced(response const& r, stream const& client) noexcept {
+    return r.kind == body_kind::length && r.left >= spliced_bytes_min && !client.tls();
+}
+
+// What goes out now, of that what went.
+io_result write_some(stream& to, pieces& p) noexcept {
+    io_result const r = to.write_now(p.rest());
+    p.advance(r.n);
+    return r;
+}
+io_result write_some(stream& to, pipe_lease& p) noexcept { return to.write_now(p); }
 
 // Who ended a response that had begun, when its upstream connection gave no more.
 usage::outcome blame(exchange const& x) noexcept {
@@ -291,7 +306,9 @@ bool session::compose_response(exchange& x, head const& h, response_frame const&
         in_hand = available;
     }
 
-    up.pool().expect_long(in_hand + r.left > w_.buffers().small_bytes() || up.end == up.in.size());
+    // (One that goes through a pipe wants no large buffer for its beginning.)
+    bool const long_one = in_hand + r.left > w_.buffers().small_bytes() || up.end == up.in.size();
+    up.pool().expect_long(long_one && !is_spliced(r, client_));
 
     // Without a length, HTTP/1.1 clients get chunks, so that a break is seen; HTTP/1.0 clients the connection's end.
     bool const unmeasured = r.kind == body_kind::chunked || r.kind == body_kind::until_close;
@@ -323,7 +340,7 @@ bool session::compose_response(exchange& x, head const& h, response_frame const&
         r.first.add(body, in_hand);
 
     // A long body whose first part filled the buffer: more of it is probably there, and goes out with the same write.
-    if (r.left > 0 && up.end == up.in.size()) {
+    if (r.left > 0 && up.end == up.in.size() && !is_spliced(r, client_)) {
         auto& buffers = w_.buffers();
         r.more = r.left > buffers.small_bytes() ? buffers.large() : buffers.small();
         if (r.more) {
@@ -347,6 +364,12 @@ task<bool> session::relay_rest(exchange& x, response& r) {
     // there.
     lease buffer = std::move(up.in);
     x.out.reset();  // nor is that of the heads needed for as long as the rest may take
+    if (is_spliced(r, client_)) {
+        if (pipe_lease pipe = w_.pipes().take()) {
+            bool const sound = co_await relay_spliced(x, r, std::move(pipe));
+            if (!sound) co_return false;
+        }
+    }
     if (r.kind == body_kind::length && r.left > buffer.size()) enlarge(buffer, buffers);
     // A large one that the answer before made expected, and that was not needed: an event stream would hold it for hours.
     bool const unneeded = (r.kind == body_kind::length ? r.left : up.end) <= buffers.small_bytes();
@@ -419,6 +442,38 @@ task<bool> session::relay_rest(exchange& x, response& r) {
     co_return true;
 }
 
+// The same by pipe. True: the body is whole, or goes on by copying.
+task<bool> session::relay_spliced(exchange& x, response& r, pipe_lease pipe) {
+    upstream_connection& up = *x.up;
+    while (!r.whole) {
+        if (upload_failed(x)) {
+            break_off(x, blame(x));
+            co_return false;
+        }
+        up.io.read_until(steady_ns() + ns(x.api->deadlines.body_stall));
+        io_result const read =
+            co_await up.io.read_more(pipe, static_cast<std::size_t>(std::min<std::uint64_t>(pipe.size(), r.left)));
+        if (read.ec == asio::error::operation_not_supported) {
+            w_.pipes().give_up();
+            break;
+        }
+        if (read.ec || read.n == 0) {
+            break_off(x, blame(x));
+            co_return false;
+        }
+        r.left -= read.n;
+        r.whole = r.left == 0;
+        if (r.whole) last_ns_ = steady_ns();
+        error_code ec;
+        if (!try_send(x, pipe, r.whole, ec)) ec = co_await send(x, pipe, r.whole);
+        if (ec) {
+            break_off(x, ec == asio::error::timed_out ? usage::outcome::timed_out : usage::outcome::client_aborted);
+            co_return false;
+        }
+    }
+    co_return true;
+}
+
 // The response cannot be completed: the client must see that (law 8). By a reset: behind a clean end, some clients (Python's
 // requests, Java's HttpURLConnection) take what is there for the whole, even where it is shorter than its length.
 void session::break_off(exchange& x, usage::outcome how) noexcept {
@@ -433,10 +488,10 @@ void session::break_off(exchange& x, usage::outcome how) noexcept {
 // byte has left, and taken back if it has not.
 
 // True: all of it went out, or `ec` says why nothing more can.
-bool session::try_send(exchange& x, pieces& p, bool last, error_code& ec) {
+template <class Bytes>
+bool session::try_send(exchange& x, Bytes& p, bool last, error_code& ec) {
     bool const prepared = last && prepare_record(x, x.response_bytes + p.left(), false);
-    io_result const r = client_.write_now(p.rest());
-    p.advance(r.n);
+    io_result const r = write_some(client_, p);
     x.response_bytes += r.n;
     if (prepared) {
         if (p.left() == 0) {
@@ -452,7 +507,8 @@ bool session::try_send(exchange& x, pieces& p, bool last, error_code& ec) {
     return true;
 }
 
-task<error_code> session::send(exchange& x, pieces& p, bool last) {
+template <class Bytes>
+task<error_code> session::send(exchange& x, Bytes& p, bool last) {
     error_code ec;
     while (!try_send(x, p, last, ec)) {
         client_.write_until(steady_ns() + ns(w_.shared().settings.client.write_stall));
@@ -462,6 +518,9 @@ task<error_code> session::send(exchange& x, pieces& p, bool last) {
     }
     co_return ec;
 }
+
+template bool session::try_send(exchange&, pieces&, bool, error_code&);
+template task<error_code> session::send(exchange&, pieces&, bool);
 
 // --- Writing to the upstream.
 

@@ -177,12 +177,16 @@ class session : public boost::intrusive::list_base_hook<> {
     task<bool> relay_interim(exchange&, head const&);
     bool compose_response(exchange&, head const&, response_frame const&, response&);
     task<bool> relay_rest(exchange&, response&);
+    task<bool> relay_spliced(exchange&, response&, pipe_lease);
     detached upload(exchange&);
     task<bool> upload_all(exchange&);
     void pace_upload(exchange&, std::size_t brought) noexcept;
     void stop_upload(exchange&) noexcept;
-    bool try_send(exchange&, pieces&, bool last, error_code&);
-    task<error_code> send(exchange&, pieces&, bool last);
+    // (of pieces or a pipe_lease)
+    template <class Bytes>
+    bool try_send(exchange&, Bytes&, bool last, error_code&);
+    template <class Bytes>
+    task<error_code> send(exchange&, Bytes&, bool last);
     bool try_write_up(exchange&, pieces&);
     task<refusal> write_up_rest(exchange&, pieces&);
     void break_off(exchange&, usage::outcome) noexcept;

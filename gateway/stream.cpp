@@ -166,6 +166,7 @@ void stream::read_op::give_back() noexcept {
 stream::read_awaiter stream::read_next(buffer_pool& pool, lease& into, bool large, promise* promised) noexcept {
     read_.data = nullptr;
     read_.size = 0;
+    read_.pipe = nullptr;
     read_.pool = &pool;
     read_.into = &into;
     read_.large = large;
@@ -191,12 +192,27 @@ stream::read_awaiter stream::read_more(char* data, std::size_t size) noexcept {
     assert(size > 0);
     read_.data = data;
     read_.size = size;
+    read_.pipe = nullptr;
+    return try_more();
+}
+
+stream::read_awaiter stream::read_more(pipe_lease& into, std::size_t size) noexcept {
+    assert(size > 0 && !tls_);
+    read_.data = nullptr;
+    read_.size = size;
+    read_.pipe = &into;
+    return try_more();
+}
+
+stream::read_awaiter stream::try_more() noexcept {
     read_.pool = nullptr;
     read_.into = nullptr;
     read_.finished = false;
     // While it is gathered, only what TLS has in hand is there at once.
     if (descriptor_ >= 0 && !read_.pending && (!gathering_ || (tls_ && tls_->pending()))) {
-        auto const [ec, n] = gathering_ ? tls_->read(data, size, false) : receive(tls_.get(), descriptor_, data, size);
+        auto const [ec, n] = read_.pipe   ? read_.pipe->fill_from(descriptor_, read_.size)
+                             : gathering_ ? tls_->read(read_.data, read_.size, false)
+                                          : receive(tls_.get(), descriptor_, read_.data, read_.size);
         if (!would_block(ec)) {
             read_.ec_ = ec;
             read_.bytes_transferred_ = n;
@@ -265,6 +281,13 @@ status stream::perform_read(asio::detail::reactor_op* base) {
     if (o.handshake) {
         s.reactor_.serve();  // it may take a millisecond
         return s.shake_hands(o);
+    }
+    if (o.pipe) {
+        auto const [ec, n] = o.pipe->fill_from(s.descriptor_, o.size);
+        if (would_block(ec)) return status::not_done;
+        o.ec_ = ec;
+        o.bytes_transferred_ = n;
+        return status::done;  // it may have stopped for want of room in the pipe
     }
     char* data = o.data;
     std::size_t size = o.size;
@@ -375,6 +398,12 @@ io_result stream::write_now(char const* data, std::size_t size) noexcept {
         if (errno == EAGAIN || errno == EWOULDBLOCK) return {asio::error::would_block, 0};
         if (errno != EINTR) return {last_error(), 0};
     }
+}
+
+io_result stream::write_now(pipe_lease& from) noexcept {
+    assert(!tls_);
+    if (descriptor_ < 0) return {asio::error::bad_descriptor, 0};
+    return from.drain_to(descriptor_);
 }
 
 void stream::start_write(std::coroutine_handle<> h) noexcept {

@@ -25,6 +25,7 @@
 
 #include "gateway/buffer_pool.hpp"
 #include "gateway/net.hpp"
+#include "gateway/pipe_pool.hpp"
 #include "gateway/reactor.hpp"
 
 namespace latchkey::gateway {
@@ -84,6 +85,8 @@ class stream {
     // Within a message: tries at once, then waits. `size` > 0. Every at_once_max-th success in a row is handed over by the loop
     // nevertheless, so that a peer that always has more ready keeps neither the other connections nor the sweep waiting.
     read_awaiter read_more(char* data, std::size_t size) noexcept;
+    // As read_more(), into an empty pipe. Not with TLS.
+    read_awaiter read_more(pipe_lease& into, std::size_t size) noexcept;
     // A plain recv(): would_block where nothing is there.
     io_result read_now(char* data, std::size_t size) noexcept;
 
@@ -112,6 +115,8 @@ class stream {
     // One sendmsg() without waiting; MSG_NOSIGNAL. would_block where the peer takes nothing now.
     io_result write_now(std::span<iovec const> pieces) noexcept;
     io_result write_now(char const* data, std::size_t size) noexcept;
+    // What the pipe holds, as much of it as goes. Not with TLS.
+    io_result write_now(pipe_lease&) noexcept;
 
     struct [[nodiscard]] write_awaiter {
         stream& s;
@@ -150,6 +155,7 @@ class stream {
         lease* into = nullptr;
         bool large = false;
         promise* promised = nullptr;
+        pipe_lease* pipe = nullptr;  // where it is this that is read into
         watcher watch = nullptr;
         void* context = nullptr;
         tls_context const* handshake = nullptr;  // it is this that is waited for
@@ -168,6 +174,7 @@ class stream {
     static void its_turn(reactor::waiting&) noexcept;
     static void finish_read(read_op&);
     static void complete_write(void* owner, asio::detail::operation*, error_code const&, std::size_t);
+    read_awaiter try_more() noexcept;
     void start_read(std::coroutine_handle<>) noexcept;
     void start_write(std::coroutine_handle<>) noexcept;
     void arm_read(bool try_first) noexcept;

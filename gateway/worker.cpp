@@ -33,6 +33,7 @@ constexpr unsigned accepts_per_turn = 64;                     // then others get
 constexpr unsigned last_accepts_max = 4096;                   // as many as a queue holds
 constexpr std::size_t large_buffer_bytes = 512U << 10U;
 constexpr std::size_t large_buffers_bytes_max = 16U << 20U;  // per worker, and no more than a quarter of its share
+constexpr std::size_t pipes_max = 16;                        // for long bodies
 constexpr std::size_t served_together = 32;                  // messages; more buy nothing
 constexpr std::size_t frames_kept = 64;
 constexpr std::size_t buffers_kept = 64;
@@ -43,9 +44,10 @@ std::size_t small_buffer_for(conf::limits const& l) {
     return std::max(least, std::bit_ceil(std::max<std::size_t>(l.head_bytes, l.response_head_bytes) + added));
 }
 
-// Each client connection may need one upstream connection beside it, and the gateway some descriptors of its own.
-conf::settings fitted(conf::settings s) {
-    constexpr rlim_t own = 128;
+// Each client connection may need one upstream connection beside it, and the gateway some descriptors of its own: a worker 32 for
+// its pipes and a few more.
+conf::settings fitted(conf::settings s, unsigned workers) {
+    rlim_t const own = std::max<rlim_t>(128, 48 + rlim_t{40} * workers);
     rlimit files{};
     if (::getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur == RLIM_INFINITY || files.rlim_cur <= 2 * own) return s;
     auto const fit = (files.rlim_cur - own) / 2;
@@ -119,7 +121,7 @@ int open_reserve() noexcept { return ::open("/dev/null", O_RDONLY | O_CLOEXEC); 
 // --- common
 
 common::common(conf::settings s, unsigned worker_count)
-    : settings(fitted(std::move(s))),
+    : settings(fitted(std::move(s), worker_count)),
       router(settings.apis),
       tls(certificates_of(settings)),
       connections(settings.limit.connections, settings.limit.connections_per_address),
@@ -192,6 +194,7 @@ worker::worker(common& shared, usage::ring& ring, unsigned index)
       reactor_(reactor::of(io_)),
       buffers_(shared.small_buffer_bytes, large_buffer_bytes, shared.large_buffers_per_worker(),
                shared.buffer_bytes_per_worker()),
+      pipes_(pipes_max),
       request_head_(std::make_unique<head>()),
       response_head_(std::make_unique<head>()),
       upstreams_(reactor_, shared.settings.apis),
@@ -403,6 +406,7 @@ void worker::sweep() {
     gauge.add(upstreams_.count() - gauge.get());
     if (++sweeps_ % 4 == 0) {
         buffers_.trim(buffers_kept);
+        pipes_.trim();
         frame_pool::trim(frames_kept);
     }
     for (auto* a = std::exchange(until_sweep_, nullptr); a != nullptr;) {

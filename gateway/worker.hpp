@@ -22,6 +22,7 @@
 #include "gateway/connection_limit.hpp"
 #include "gateway/head.hpp"
 #include "gateway/net.hpp"
+#include "gateway/pipe_pool.hpp"
 #include "gateway/router.hpp"
 #include "gateway/session.hpp"
 #include "gateway/tls_context.hpp"
@@ -115,6 +116,7 @@ class worker {
     common const& shared() const noexcept { return shared_; }
     reactor& poller() noexcept { return reactor_; }
     buffer_pool& buffers() noexcept { return buffers_; }
+    pipe_pool& pipes() noexcept { return pipes_; }
     usage::ring& ring() noexcept { return ring_; }
     tallies& count() noexcept { return counts_; }
     target_group& group(std::size_t api) noexcept { return upstreams_.group(api); }
@@ -191,6 +193,7 @@ class worker {
     io_context io_;
     reactor& reactor_;
     buffer_pool buffers_;
+    pipe_pool pipes_;
     keystore::key_table keys_;
     tallies counts_;
     std::unique_ptr<head> request_head_;

@@ -403,6 +403,15 @@ def served(response, status=200):
     return json.loads(response.body) if response.fields.get("content-type") == "application/json" else None
 
 
+def pipes_of(gateway):
+    """How many of its descriptors are ends of pipes that it made itself (its standard streams may be pipes, too)."""
+    found = 0
+    for file in pathlib.Path(f"/proc/{gateway.pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found += int(file.name) > 2 and os.readlink(file).startswith("pipe:")
+    return found
+
+
 def told_fields(told):
     return Fields((n, v) for n, v in told["fields"])
 

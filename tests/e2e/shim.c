@@ -1,8 +1,8 @@
-/* Preloaded into the program by tests: plays a disk that fails, a wall clock that jumps, a name that moves and a system without
-   threads. What it plays stands in a file of four 64-bit words, named by LATCHKEY_SHIM: how many seconds CLOCK_REALTIME is off;
-   the errno with which writes to database files fail (0: none); the last byte of the address 127.0.0.x of "played.test" (0: it
-   cannot be resolved); the error with which threads are not started (0: they are). Other clocks, files and names stay as they
-   are. */
+/* Preloaded into the program by tests: plays a disk that fails, a wall clock that jumps, a name that moves, a system without
+   threads and one without splice(). What it plays stands in a file of five 64-bit words, named by LATCHKEY_SHIM: how many seconds
+   CLOCK_REALTIME is off; the errno with which writes to database files fail (0: none); the last byte of the address 127.0.0.x of
+   "played.test" (0: it cannot be resolved); the error with which threads are not started (0: they are); the errno with which
+   splice() fails (0: it does not). Other clocks, files and names stay as they are. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static volatile int64_t none[4];
+static volatile int64_t none[5];
 static volatile int64_t* words = none;
 
 __attribute__((constructor)) static void map_words(void) {
@@ -81,4 +81,10 @@ time_t time(time_t* out) {
     clock_gettime(CLOCK_REALTIME, &now);
     if (out) *out = now.tv_sec;
     return now.tv_sec;
+}
+
+ssize_t splice(int from, off64_t* at, int to, off64_t* to_at, size_t size, unsigned flags) {
+    if (words[4] == 0) return REAL(splice)(from, at, to, to_at, size, flags);
+    errno = (int)words[4];
+    return -1;
 }

@@ -1,9 +1,10 @@
 """R4, T1, U12 and P4: a disk that gives EIO or turns read-only, a wall clock that jumps, a name that moves or cannot be resolved, a
-system that gives no thread, all played by a preloaded library (shim.c)."""
+system that gives no thread or has no splice(), all played by a preloaded library (shim.c)."""
 import contextlib
 import datetime
 import email.utils
 import pathlib
+import random
 import shutil
 import signal
 import sqlite3
@@ -14,9 +15,9 @@ import time
 
 import pytest
 
-from harness import SLOW, Gateway, Upstream, bound, problem, served, unique, wait_until
+from harness import SLOW, Gateway, Upstream, bound, pipes_of, problem, served, unique, wait_until
 
-EIO, EAGAIN, EROFS = 5, 11, 30
+EPERM, EIO, EAGAIN, EINVAL, EROFS, ENOSYS = 1, 5, 11, 22, 30, 38
 HOUR = 3600
 
 pytestmark = [pytest.mark.skipif(SLOW > 1, reason="a sanitizer's runtime wants to be the first library"),
@@ -39,9 +40,9 @@ class Played(Gateway):
         self.play()
         self.prefix = ["env", f"LD_PRELOAD={library}", f"LATCHKEY_SHIM={self.words}"]
 
-    def play(self, seconds=0, error=0, name=0, threads=0):
+    def play(self, seconds=0, error=0, name=0, threads=0, splice=0):
         with open(self.words, "r+b" if self.words.exists() else "wb") as f:
-            f.write(struct.pack("qqqq", seconds, error, name, threads))
+            f.write(struct.pack("qqqqq", seconds, error, name, threads, splice))
 
 
 @pytest.fixture
@@ -225,3 +226,18 @@ def test_P4_a_reload_for_which_there_is_no_thread_changes_nothing(played):
     with played.client() as c:
         served(c.get("/x", key))
     assert played.end_of(old) == 0
+
+
+@pytest.mark.parametrize("error", [EPERM, EINVAL, ENOSYS], ids=["EPERM", "EINVAL", "ENOSYS"])
+def test_where_splice_is_not_allowed_long_bodies_are_copied(played, up, error):
+    """A sandbox forbids it, or a kernel does not know it."""
+    key, body = played.create_key()["key"], random.Random(error).randbytes(3 << 20)
+    up.on("/long", lambda x: x.answer(200, [], body))
+    with played.client() as c:
+        assert c.get("/long", key).body == body
+        played.play(splice=error)
+        for _ in range(2):
+            assert c.get("/long", key).body == body
+        wait_until(lambda: not pipes_of(played), 10, "the end of its pipes")
+        assert c.get("/long", key).body == body
+        assert not pipes_of(played)

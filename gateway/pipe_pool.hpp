@@ -1,0 +1,82 @@
+#pragma once
+// Pipes through which long bodies go from one socket to another without being copied (splice(2)): the kernel passes on the pages
+// in which the bytes came. A pipe takes two descriptors and no memory while it is empty; few are open, for as long as they are
+// wanted. Who gets none copies. One thread.
+
+#include <cstddef>
+#include <utility>
+#include <vector>
+
+#include "gateway/net.hpp"
+
+namespace latchkey::gateway {
+
+class pipe_pool;
+
+// Owns one pipe of a pool, or nothing. On destruction an empty one returns, and one that holds bytes is closed.
+class pipe_lease {
+  public:
+    pipe_lease() = default;
+    pipe_lease(pipe_lease&& other) noexcept
+        : pool_(std::exchange(other.pool_, nullptr)),
+          read_(other.read_),
+          write_(other.write_),
+          size_(other.size_),
+          left_(other.left_) {}
+    pipe_lease& operator=(pipe_lease&&) = delete;
+    ~pipe_lease();
+
+    explicit operator bool() const noexcept { return pool_ != nullptr; }
+    std::size_t size() const noexcept { return size_; }  // bytes that it may hold; less in small pieces
+    std::size_t left() const noexcept { return left_; }  // bytes that it holds
+
+    // Moves at most `most` bytes from a non-blocking socket into the empty pipe; would_block where none are there, n == 0 without
+    // error at the end of the stream, operation_not_supported where this kernel, or what confines the program, does not allow it.
+    io_result fill_from(int socket, std::size_t most) noexcept;
+    // Moves what it holds to a socket, as much as that takes. SIGPIPE must be ignored: splice() knows no MSG_NOSIGNAL.
+    io_result drain_to(int socket) noexcept;
+
+  private:
+    friend class pipe_pool;
+    pipe_lease(pipe_pool& p, int read, int write, std::size_t size) noexcept
+        : pool_(&p), read_(read), write_(write), size_(size) {}
+    pipe_pool* pool_ = nullptr;
+    int read_ = -1;
+    int write_ = -1;
+    std::size_t size_ = 0;
+    std::size_t left_ = 0;
+};
+
+class pipe_pool {
+  public:
+    // At most so many pipes at once; 0 for none at all.
+    explicit pipe_pool(std::size_t most) : most_(most) {}
+    ~pipe_pool();  // all returned before
+    pipe_pool(pipe_pool const&) = delete;
+    pipe_pool& operator=(pipe_pool const&) = delete;
+
+    // An empty pipe; or none where all are lent, or the kernel makes none that is large enough (descriptors, its bound on pipes).
+    pipe_lease take() noexcept;
+    // None from here on: they do not work here.
+    void give_up() noexcept;
+    // Closes those that nobody wanted since the last call. The sweep calls it.
+    void trim() noexcept;
+
+    std::size_t open() const noexcept { return lent_ + free_.size(); }
+
+  private:
+    friend class pipe_lease;
+    struct ends {
+        int read;
+        int write;
+        std::size_t size;
+    };
+    static void close(ends const&) noexcept;
+
+    std::size_t most_;
+    std::size_t lent_ = 0;
+    std::size_t least_free_ = 0;  // since the last trim
+    std::vector<ends> free_;      // has room for all
+};
+
+}  // namespace latchkey::gateway

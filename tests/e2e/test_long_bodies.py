@@ -1,0 +1,171 @@
+"""Responses whose bodies go from socket to socket by pipe, uncopied: each byte arrives, whatever breaks is seen, and no pipe stays behind."""
+import concurrent.futures
+import contextlib
+import random
+import threading
+
+import pytest
+
+from conftest import run
+from harness import SLOW, Broken, Gateway, certificate, pipes_of, served, tls_settings, unique, wait_until
+
+KIB, MIB = 1 << 10, 1 << 20
+FROM = 256 * KIB  # of a body that is to come, goes by pipe
+
+
+def ms(n):
+    return f"{int(n * SLOW)}ms"
+
+
+@pytest.fixture(scope="module")
+def long(upstream, tmp_path_factory):
+    settings = {"client": {"write_stall": ms(800)}, "usage": {"flush_interval": "50ms"},
+                **tls_settings(certificate(tmp_path_factory.mktemp("tls"), "localhost")),
+                "api": [{"name": "default", "upstreams": [upstream.url], "deadlines": {"idle": ms(1000), "body_stall": ms(600)}}]}
+    yield from run(Gateway(settings=settings, workers=1))
+
+
+@pytest.fixture(scope="module")
+def its_key(long):
+    return long.create_key("long")["key"]
+
+
+@pytest.fixture(autouse=True)
+def no_pipe_stays(long):
+    yield
+    wait_until(lambda: not pipes_of(long), 10, "the end of the pipes")
+
+
+def bytes_of(seed, size):
+    return random.Random(seed).randbytes(size)
+
+
+@pytest.mark.parametrize("size", [FROM - 1, FROM, FROM + 1, FROM + 64 * KIB - 1, FROM + 64 * KIB, FROM + 64 * KIB + 1, MIB, MIB + 1, 5 * MIB + 3, 20 * MIB])
+def test_every_byte_arrives_and_the_connections_go_on(long, upstream, its_key, size):
+    path, rid, body = "/" + unique(), unique(), bytes_of(size, size)
+    upstream.on(path, lambda x: x.answer(200, [], body))
+    with long.client() as c:
+        for method in ("GET", "POST"):
+            c.request(method, path, its_key, [("X-Request-Id", rid)], body=b"b" if method == "POST" else None)
+            answer = c.response(method, 60)
+            assert answer.complete and answer.body == body
+        served(c.get("/after", its_key))
+    for row in long.records(rid, 2):
+        assert (row["outcome"], row["status"]) == ("served", "200") and size < int(row["response_bytes"]) < size + 1000
+
+
+def test_by_tls_too(long, upstream, its_key):
+    path, body = "/" + unique(), bytes_of("tls", 3 * MIB)
+    upstream.on(path, lambda x: x.answer(200, [], body))
+    with long.tls_client() as c:
+        c.request("GET", path, its_key)
+        assert c.response(timeout=60).body == body
+    assert not pipes_of(long)
+
+
+def test_to_a_slow_reader_and_from_a_slow_writer(long, upstream, its_key):
+    path, body = "/" + unique(), bytes_of("slow", 2 * MIB)
+
+    def drip(x):
+        x.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+        for at in range(0, len(body), 4097):
+            x.send(body[at: at + 4097])
+    upstream.on(path, drip)
+    with long.client(receive_buffer=4096) as c:
+        c.request("GET", path, its_key)
+        assert c.response(timeout=60).body == body
+        served(c.get("/after", its_key))
+
+
+def test_more_than_there_are_pipes(long, upstream, its_key):
+    path, body, go = "/" + unique(), bytes_of("many", 4 * MIB), threading.Event()
+    upstream.on(path, lambda x: x.answer(200, [], body))
+    with contextlib.ExitStack() as opened:
+        made = [opened.enter_context(long.client(receive_buffer=8192)) for _ in range(24)]
+        for c in made:
+            c.request("GET", path, its_key)
+        wait_until(lambda: pipes_of(long) == 32, 10, "all of its pipes")  # two ends each; the clients have not read yet
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(lambda c: c.response(timeout=60).body == body, made))
+        for c in made:
+            served(c.get("/after", its_key))
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_an_upstream_that_breaks_off_is_seen(long, upstream, its_key, how):
+    path, rid = "/" + unique(), unique()
+
+    def breaks(x):
+        x.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (4 * MIB) + b"x" * MIB)
+        getattr(x, how)()
+    upstream.on(path, breaks)
+    with long.client() as c:
+        c.request("GET", path, its_key, [("X-Request-Id", rid)])
+        with pytest.raises(Broken) as end:
+            c.response(timeout=30)
+        assert end.value.kind == "reset" and not end.value.partial.complete
+    assert long.record(rid)["outcome"] == "upstream_aborted"
+
+
+def test_an_upstream_that_stalls_is_left(long, upstream, its_key):
+    path, rid = "/" + unique(), unique()
+    upstream.on(path, lambda x: (x.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (4 * MIB) + b"x" * MIB), x.until_closed()))
+    with long.client() as c:
+        c.request("GET", path, its_key, [("X-Request-Id", rid)])
+        with pytest.raises(Broken):
+            c.response(timeout=30)
+    assert long.record(rid)["outcome"] == "upstream_aborted"
+
+
+@pytest.mark.parametrize("leaves", ["reset", "close", "stall"])
+def test_a_client_that_leaves_or_reads_no_more(long, upstream, its_key, leaves):
+    path, rid = "/" + unique(), unique()
+
+    def source(x):
+        x.keep = False
+        x.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (100 * MIB))
+        with contextlib.suppress(OSError):
+            for _ in range(100):
+                x.send(b"x" * MIB)
+    upstream.on(path, source)
+    with long.client(receive_buffer=4096) as c:
+        c.request("GET", path, its_key, [("X-Request-Id", rid)])
+        wait_until(lambda: pipes_of(long) == 2, 10, "its pipe")
+        if leaves != "stall":
+            getattr(c, leaves)()
+        assert long.record(rid)["outcome"] == ("timed_out" if leaves == "stall" else "client_aborted")
+
+
+def test_bytes_behind_the_body_reach_nobody(long, upstream, its_key):
+    path, body = "/" + unique(), bytes_of("more", MIB)
+
+    def more(x):
+        x.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison")
+    upstream.on(path, more)
+    with long.client() as c:
+        for _ in range(3):
+            c.request("GET", path, its_key)
+            assert c.response(timeout=30).body == body
+            assert served(c.get("/after", its_key))["target"] == "/after"
+
+
+def test_a_drain_lets_a_long_body_end(upstream, tmp_path):
+    path, body, go = "/" + unique(), bytes_of("drain", 3 * MIB), threading.Event()
+
+    def halves(x):
+        x.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body[:MIB])
+        go.wait(30)
+        x.send(body[MIB:])
+    upstream.on(path, halves)
+    g = Gateway(upstream, workers=1).start()
+    try:
+        with g.client() as c:
+            c.request("GET", path, g.create_key()["key"])
+            wait_until(lambda: pipes_of(g) == 2, 10, "its pipe")
+            g.terminate()
+            go.set()
+            assert c.response(timeout=30).body == body
+        assert g.wait() == 0
+    finally:
+        if g.alive:
+            g.kill()

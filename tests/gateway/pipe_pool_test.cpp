@@ -1,0 +1,206 @@
+#include "gateway/pipe_pool.hpp"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <string>
+#include <vector>
+
+#include "gateway/stream.hpp"
+#include "gateway/task.hpp"
+#include "tests/gateway/loop.hpp"
+
+using namespace latchkey;
+using namespace latchkey::gateway;
+using namespace latchkey::gateway::test;
+
+namespace {
+
+void say(int fd, std::string_view text) {
+    REQUIRE(::send(fd, text.data(), text.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(text.size()));
+}
+
+std::string hear(int fd) {
+    std::string all(1 << 20, '\0');
+    ssize_t const n = ::recv(fd, all.data(), all.size(), MSG_DONTWAIT);
+    all.resize(n > 0 ? static_cast<std::size_t>(n) : 0);
+    return all;
+}
+
+detached read_more(stream& s, pipe_lease& into, io_result& got, bool& done) {
+    got = co_await s.read_more(into, into.size());
+    done = true;
+}
+
+}  // namespace
+
+TEST_CASE("a pipe moves what one socket has to another", "[pipe]") {
+    pipe_pool pool(2);
+    pair from;
+    pair to;
+    auto p = pool.take();
+    REQUIRE(p);
+    CHECK(p.size() >= 256U * 1024);
+    CHECK(p.fill_from(from.ours, p.size()).ec == asio::error::would_block);
+    say(from.theirs, "one two");
+    auto const filled = p.fill_from(from.ours, 3);
+    CHECK_FALSE(filled.ec);
+    CHECK(filled.n == 3);
+    CHECK(p.left() == 3);
+    auto const drained = p.drain_to(to.ours);
+    CHECK_FALSE(drained.ec);
+    CHECK(drained.n == 3);
+    CHECK(p.left() == 0);
+    CHECK(hear(to.theirs) == "one");
+    CHECK(p.fill_from(from.ours, 100).n == 4);
+    CHECK(p.drain_to(to.ours).n == 4);
+    CHECK(hear(to.theirs) == " two");
+    from.close();
+    auto const end = p.fill_from(from.ours, 100);
+    CHECK_FALSE(end.ec);
+    CHECK(end.n == 0);
+    ::close(from.ours);
+    ::close(to.ours);
+}
+
+TEST_CASE("a socket that is full or gone says so, and the pipe keeps what did not go", "[pipe]") {
+    std::signal(SIGPIPE, SIG_IGN);
+    pipe_pool pool(1);
+    pair from;
+    pair to;
+    {
+        auto p = pool.take();
+        REQUIRE(p);
+        std::string const block(65536, 'b');
+        std::size_t moved = 0;
+        io_result r;
+        while (!r.ec) {
+            if (p.left() == 0) {
+                say(from.theirs, block);
+                REQUIRE(p.fill_from(from.ours, block.size()).n > 0);
+            }
+            r = p.drain_to(to.ours);
+            moved += r.n;
+            REQUIRE(moved < (64U << 20U));
+        }
+        CHECK(r.ec == asio::error::would_block);
+        CHECK(p.left() > 0);
+        to.close();
+        auto const gone = p.drain_to(to.ours);
+        CHECK(gone.ec);
+        CHECK(gone.ec != asio::error::would_block);
+        CHECK(p.left() > 0);
+    }
+    CHECK(pool.open() == 0);  // it was not empty
+    ::close(from.ours);
+    ::close(to.ours);
+}
+
+TEST_CASE("no more pipes than the pool may have, and what comes back is lent again", "[pipe]") {
+    pipe_pool pool(2);
+    {
+        auto const a = pool.take();
+        auto const b = pool.take();
+        CHECK(a);
+        CHECK(b);
+        CHECK_FALSE(pool.take());
+        CHECK(pool.open() == 2);
+    }
+    CHECK(pool.open() == 2);
+    CHECK(pool.take());
+    pool.trim();
+    CHECK(pool.open() == 2);  // one was wanted since it was made, the other came back
+    pool.trim();
+    CHECK(pool.open() == 0);
+    CHECK_FALSE(pipe_pool(0).take());
+}
+
+TEST_CASE("a pool that has given up lends nothing, and closes what comes back", "[pipe]") {
+    pipe_pool pool(2);
+    {
+        auto const a = pool.take();
+        REQUIRE(a);
+        pool.give_up();
+        CHECK_FALSE(pool.take());
+    }
+    CHECK(pool.open() == 0);
+}
+
+TEST_CASE("without descriptors there is no pipe, and later there is one again", "[pipe]") {
+    pipe_pool pool(2);
+    rlimit before{};
+    REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
+    rlimit none = before;
+    none.rlim_cur = 0;
+    REQUIRE(::setrlimit(RLIMIT_NOFILE, &none) == 0);
+    bool const made = static_cast<bool>(pool.take());
+    REQUIRE(::setrlimit(RLIMIT_NOFILE, &before) == 0);
+    CHECK_FALSE(made);
+    CHECK(pool.open() == 0);
+    CHECK(pool.take());
+}
+
+TEST_CASE("what cannot be spliced is said to be unsupported", "[pipe]") {
+    pipe_pool pool(1);
+    auto p = pool.take();
+    REQUIRE(p);
+    int const other = ::epoll_create1(EPOLL_CLOEXEC);  // of a kind that knows no splice()
+    CHECK(p.fill_from(other, 10).ec == asio::error::operation_not_supported);
+    CHECK(p.left() == 0);
+    ::close(other);
+}
+
+TEST_CASE("a stream reads into a pipe at once, after a wait, to the end, and until its deadline", "[pipe][stream]") {
+    loop l;
+    pair p;
+    stream s(l.poller);
+    REQUIRE_FALSE(s.open(p.ours));
+    pipe_pool pool(1);
+    auto into = pool.take();
+    REQUIRE(into);
+    pair to;
+    io_result got;
+    bool done = false;
+    auto const empty = [&] {
+        REQUIRE(into.left() == got.n);
+        REQUIRE(into.drain_to(to.ours).n == got.n);
+    };
+    say(p.theirs, "at once");
+    read_more(s, into, got, done);
+    CHECK(done);
+    CHECK(got.n == 7);
+    empty();
+    CHECK(hear(to.theirs) == "at once");
+
+    done = false;
+    read_more(s, into, got, done);
+    l.turn();
+    CHECK_FALSE(done);
+    say(p.theirs, "later");
+    CHECK(l.until([&] { return done; }));
+    CHECK(got.n == 5);
+    empty();
+
+    done = false;
+    s.read_until(1);
+    read_more(s, into, got, done);
+    CHECK(s.expire(2));
+    CHECK(l.until([&] { return done; }));
+    CHECK(got.ec == asio::error::timed_out);
+    CHECK(into.left() == 0);
+
+    done = false;
+    s.read_until(0);
+    read_more(s, into, got, done);
+    p.close();
+    CHECK(l.until([&] { return done; }));
+    CHECK_FALSE(got.ec);
+    CHECK(got.n == 0);
+    s.close();
+    l.turn();
+    ::close(to.ours);
+}
