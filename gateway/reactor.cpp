@@ -25,7 +25,7 @@ reactor& reactor::of(io_context& io) {
     if (!asio::has_service<epoll_reactor>(io)) {
         std::unique_ptr<reactor> made{new reactor(io)};
         asio::add_service<epoll_reactor>(io, made.get());
-        made.release();
+        static_cast<void>(made.release());
     }
     auto* const r = dynamic_cast<reactor*>(&asio::use_service<epoll_reactor>(io));
     if (!r) throw std::logic_error("this io_context has a reactor of Asio's own already");

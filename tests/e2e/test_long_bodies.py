@@ -78,7 +78,7 @@ def test_to_a_slow_reader_and_from_a_slow_writer(long, upstream, its_key):
 
 
 def test_more_than_there_are_pipes(long, upstream, its_key):
-    path, body, go = "/" + unique(), bytes_of("many", 4 * MIB), threading.Event()
+    path, body = "/" + unique(), bytes_of("many", 4 * MIB)
     upstream.on(path, lambda x: x.answer(200, [], body))
     with contextlib.ExitStack() as opened:
         made = [opened.enter_context(long.client(receive_buffer=8192)) for _ in range(24)]
