@@ -7,18 +7,15 @@
 #include <array>
 #include <cassert>
 #include <cerrno>
+#include <new>
+
+#include "base/log.hpp"
 
 namespace latchkey::gateway {
 namespace {
 
-// What goes through at once. Half of it is as fast where bytes come in full pages; the rest is for pieces that fill none.
-constexpr int size_wanted = 1 << 20;
-constexpr int size_least = 256 << 10;  // below, copying costs no more
-
-// Of the calls themselves, not of the connections at their ends.
-bool means_unsupported(int e) noexcept { return e == EINVAL || e == ENOSYS || e == EPERM || e == EACCES; }
-
-error_code last_error() noexcept { return {errno, boost::system::system_category()}; }
+// What goes through at once. Twice as much is no faster, and all pipes of a user may hold 64 MiB together.
+constexpr int pipe_bytes = 512 << 10;
 
 }  // namespace
 
@@ -34,30 +31,46 @@ pipe_lease::~pipe_lease() {
 
 io_result pipe_lease::fill_from(int socket, std::size_t most) noexcept {
     assert(left_ == 0 && most > 0);
-    for (;;) {
-        ssize_t const n = ::splice(socket, nullptr, write_, nullptr, most, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
-        if (n >= 0) {
-            left_ = static_cast<std::size_t>(n);
-            return {{}, left_};
-        }
-        if (errno == EAGAIN || errno == EWOULDBLOCK) return {asio::error::would_block, 0};
-        if (means_unsupported(errno)) return {asio::error::operation_not_supported, 0};
-        if (errno != EINTR) return {last_error(), 0};
-    }
+    ssize_t n = 0;
+    do n = ::splice(socket, nullptr, write_, nullptr, most, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
+    while (n < 0 && errno == EINTR);
+    if (n < 0) return failure();
+    pool_->filled_ = pool_->filled_ || n > 0;
+    left_ = static_cast<std::size_t>(n);
+    return {{}, left_};
 }
 
 io_result pipe_lease::drain_to(int socket) noexcept {
     assert(left_ > 0);
-    for (;;) {
-        ssize_t const n = ::splice(read_, nullptr, socket, nullptr, left_, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
-        if (n > 0) {
-            left_ -= static_cast<std::size_t>(n);
-            return {{}, static_cast<std::size_t>(n)};
-        }
-        if (n == 0) return {asio::error::broken_pipe, 0};
-        if (errno == EAGAIN || errno == EWOULDBLOCK) return {asio::error::would_block, 0};
-        if (errno != EINTR) return {last_error(), 0};
+    ssize_t n = 0;
+    do n = ::splice(read_, nullptr, socket, nullptr, left_, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
+    while (n < 0 && errno == EINTR);
+    if (n < 0) return failure();
+    if (n == 0) return {asio::error::broken_pipe, 0};
+    pool_->drained_ = true;
+    left_ -= static_cast<std::size_t>(n);
+    return {{}, static_cast<std::size_t>(n)};
+}
+
+// Of a splice(). A connection can end with one of these codes, too, but not the first time that anything is moved.
+io_result pipe_lease::failure() noexcept {
+    int const e = errno;
+    if (e == EAGAIN || e == EWOULDBLOCK) return {asio::error::would_block, 0};
+    bool const has_worked = left_ == 0 ? pool_->filled_ : pool_->drained_;
+    if (!has_worked && (e == EINVAL || e == ENOSYS || e == EPERM || e == EACCES)) {
+        pool_->give_up();
+        return {asio::error::operation_not_supported, 0};
     }
+    return {error_code(e == EOPNOTSUPP ? ECONNABORTED : e, boost::system::system_category()), 0};
+}
+
+std::size_t pipe_lease::read(char* into, std::size_t most) noexcept {
+    ssize_t n = 0;
+    do n = ::read(read_, into, std::min(most, left_));
+    while (n < 0 && errno == EINTR);
+    if (n <= 0) return 0;
+    left_ -= static_cast<std::size_t>(n);
+    return static_cast<std::size_t>(n);
 }
 
 pipe_pool::~pipe_pool() {
@@ -66,7 +79,7 @@ pipe_pool::~pipe_pool() {
 }
 
 pipe_lease pipe_pool::take() noexcept {
-    if (lent_ >= most_) return {};
+    if (!may_lend()) return {};
     if (!free_.empty()) {
         ends const e = free_.back();
         free_.pop_back();
@@ -80,13 +93,14 @@ pipe_lease pipe_pool::take() noexcept {
         return {};
     }
     std::array<int, 2> both{};
+    none_made_ = true;
     if (::pipe2(both.data(), O_NONBLOCK | O_CLOEXEC) != 0) return {};
-    int size = ::fcntl(both[1], F_SETPIPE_SZ, size_wanted);
-    if (size < 0) size = ::fcntl(both[1], F_SETPIPE_SZ, size_least);
-    if (size < size_least) {
+    int const size = ::fcntl(both[1], F_SETPIPE_SZ, pipe_bytes);
+    if (size < pipe_bytes) {
         close({both[0], both[1], 0});
         return {};
     }
+    none_made_ = false;
     ++lent_;
     return {*this, both[0], both[1], static_cast<std::size_t>(size)};
 }
@@ -94,10 +108,12 @@ pipe_lease pipe_pool::take() noexcept {
 void pipe_pool::give_up() noexcept {
     for (auto const& e : free_) close(e);
     free_.clear();
-    most_ = least_free_ = 0;
+    if (std::exchange(most_, 0) != 0 && lent_ != 0) log::info("relay", "splice() does not work here: long bodies are copied");
+    least_free_ = 0;
 }
 
 void pipe_pool::trim() noexcept {
+    none_made_ = false;
     for (; least_free_ > 0; --least_free_) {
         close(free_.front());
         free_.erase(free_.begin());

@@ -30,14 +30,19 @@ class pipe_lease {
     std::size_t size() const noexcept { return size_; }  // bytes that it may hold; less in small pieces
     std::size_t left() const noexcept { return left_; }  // bytes that it holds
 
-    // Moves at most `most` bytes from a non-blocking socket into the empty pipe; would_block where none are there, n == 0 without
-    // error at the end of the stream, operation_not_supported where this kernel, or what confines the program, does not allow it.
+    // Moves at most `most` bytes from a non-blocking socket into the empty pipe; would_block where none are there (or only such
+    // as splice() does not move: behind urgent data), n == 0 without error at the end of the stream.
     io_result fill_from(int socket, std::size_t most) noexcept;
-    // Moves what it holds to a socket, as much as that takes. SIGPIPE must be ignored: splice() knows no MSG_NOSIGNAL.
+    // Moves what it holds to a socket, as much as that takes. The thread must block or ignore SIGPIPE: splice() knows no
+    // MSG_NOSIGNAL.
     io_result drain_to(int socket) noexcept;
+    // Both: operation_not_supported where nothing was moved because this kernel, or what confines the program, does not allow it.
+    // The pool lends no more then. What the pipe holds can be read:
+    std::size_t read(char* into, std::size_t most) noexcept;
 
   private:
     friend class pipe_pool;
+    io_result failure() noexcept;
     pipe_lease(pipe_pool& p, int read, int write, std::size_t size) noexcept
         : pool_(&p), read_(read), write_(write), size_(size) {}
     pipe_pool* pool_ = nullptr;
@@ -55,10 +60,11 @@ class pipe_pool {
     pipe_pool(pipe_pool const&) = delete;
     pipe_pool& operator=(pipe_pool const&) = delete;
 
-    // An empty pipe; or none where all are lent, or the kernel makes none that is large enough (descriptors, its bound on pipes).
+    // An empty pipe; or none where all are lent, or the kernel makes none that is large enough (descriptors, its bound on what a
+    // user's pipes may hold).
     pipe_lease take() noexcept;
-    // None from here on: they do not work here.
-    void give_up() noexcept;
+    // Whether one may be had.
+    bool may_lend() const noexcept { return lent_ < most_ && !none_made_; }
     // Closes those that nobody wanted since the last call. The sweep calls it.
     void trim() noexcept;
 
@@ -72,9 +78,13 @@ class pipe_pool {
         std::size_t size;
     };
     static void close(ends const&) noexcept;
+    void give_up() noexcept;
 
     std::size_t most_;
     std::size_t lent_ = 0;
+    bool filled_ = false;  // a pipe was, once: that works here
+    bool drained_ = false;
+    bool none_made_ = false;      // by the kernel, since the last trim
     std::size_t least_free_ = 0;  // since the last trim
     std::vector<ends> free_;      // has room for all
 };

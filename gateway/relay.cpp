@@ -43,8 +43,8 @@ void enlarge(lease& buffer, buffer_pool& pool) {
     if (larger.size() > buffer.size()) buffer = std::move(larger);
 }
 
-bool is_spliced(response const& r, stream const& client) noexcept {
-    return r.kind == body_kind::length && r.left >= spliced_bytes_min && !client.tls();
+bool is_spliced(response const& r, stream const& client, pipe_pool const& pipes) noexcept {
+    return r.kind == body_kind::length && r.left >= spliced_bytes_min && !client.tls() && pipes.may_lend();
 }
 
 // What goes out now, of that what went.
@@ -54,6 +54,12 @@ io_result write_some(stream& to, pieces& p) noexcept {
     return r;
 }
 io_result write_some(stream& to, pipe_lease& p) noexcept { return to.write_now(p); }
+
+// A small buffer for a large one, likewise.
+void shrink(lease& buffer, buffer_pool& pool) {
+    if (buffer.size() <= pool.small_bytes()) return;
+    if (lease smaller = pool.small()) buffer = std::move(smaller);
+}
 
 // Who ended a response that had begun, when its upstream connection gave no more.
 usage::outcome blame(exchange const& x) noexcept {
@@ -308,7 +314,7 @@ bool session::compose_response(exchange& x, head const& h, response_frame const&
 
     // (One that goes through a pipe wants no large buffer for its beginning.)
     bool const long_one = in_hand + r.left > w_.buffers().small_bytes() || up.end == up.in.size();
-    up.pool().expect_long(long_one && !is_spliced(r, client_));
+    up.pool().expect_long(long_one && !is_spliced(r, client_, w_.pipes()));
 
     // Without a length, HTTP/1.1 clients get chunks, so that a break is seen; HTTP/1.0 clients the connection's end.
     bool const unmeasured = r.kind == body_kind::chunked || r.kind == body_kind::until_close;
@@ -340,7 +346,7 @@ bool session::compose_response(exchange& x, head const& h, response_frame const&
         r.first.add(body, in_hand);
 
     // A long body whose first part filled the buffer: more of it is probably there, and goes out with the same write.
-    if (r.left > 0 && up.end == up.in.size() && !is_spliced(r, client_)) {
+    if (r.left > 0 && up.end == up.in.size() && !is_spliced(r, client_, w_.pipes())) {
         auto& buffers = w_.buffers();
         r.more = r.left > buffers.small_bytes() ? buffers.large() : buffers.small();
         if (r.more) {
@@ -364,17 +370,17 @@ task<bool> session::relay_rest(exchange& x, response& r) {
     // there.
     lease buffer = std::move(up.in);
     x.out.reset();  // nor is that of the heads needed for as long as the rest may take
-    if (is_spliced(r, client_)) {
+    if (is_spliced(r, client_, w_.pipes())) {
         if (pipe_lease pipe = w_.pipes().take()) {
-            bool const sound = co_await relay_spliced(x, r, std::move(pipe));
+            shrink(buffer, buffers);
+            bool const sound = co_await relay_spliced(x, r, std::move(pipe), buffer);
             if (!sound) co_return false;
         }
     }
     if (r.kind == body_kind::length && r.left > buffer.size()) enlarge(buffer, buffers);
     // A large one that the answer before made expected, and that was not needed: an event stream would hold it for hours.
     bool const unneeded = (r.kind == body_kind::length ? r.left : up.end) <= buffers.small_bytes();
-    if (unneeded && buffer.size() > buffers.small_bytes() && r.kind != body_kind::none)
-        if (lease smaller = buffers.small()) buffer = std::move(smaller);
+    if (unneeded && r.kind != body_kind::none) shrink(buffer, buffers);
     while (!r.whole) {
         std::size_t size = buffer.size();
         if (r.kind == body_kind::length) size = static_cast<std::size_t>(std::min<std::uint64_t>(size, r.left));
@@ -442,8 +448,8 @@ task<bool> session::relay_rest(exchange& x, response& r) {
     co_return true;
 }
 
-// The same by pipe. True: the body is whole, or goes on by copying.
-task<bool> session::relay_spliced(exchange& x, response& r, pipe_lease pipe) {
+// The same by pipe. True: the body is whole, or goes on by copying. `buffer` is for what stands in a pipe that cannot be emptied.
+task<bool> session::relay_spliced(exchange& x, response& r, pipe_lease pipe, lease& buffer) {
     upstream_connection& up = *x.up;
     while (!r.whole) {
         if (upload_failed(x)) {
@@ -451,12 +457,9 @@ task<bool> session::relay_spliced(exchange& x, response& r, pipe_lease pipe) {
             co_return false;
         }
         up.io.read_until(steady_ns() + ns(x.api->deadlines.body_stall));
-        io_result const read =
-            co_await up.io.read_more(pipe, static_cast<std::size_t>(std::min<std::uint64_t>(pipe.size(), r.left)));
-        if (read.ec == asio::error::operation_not_supported) {
-            w_.pipes().give_up();
-            break;
-        }
+        auto const most = static_cast<std::size_t>(std::min<std::uint64_t>(pipe.size(), r.left));
+        io_result const read = co_await up.io.read_more(pipe, most);
+        if (read.ec == asio::error::operation_not_supported) break;
         if (read.ec || read.n == 0) {
             break_off(x, blame(x));
             co_return false;
@@ -466,6 +469,13 @@ task<bool> session::relay_spliced(exchange& x, response& r, pipe_lease pipe) {
         if (r.whole) last_ns_ = steady_ns();
         error_code ec;
         if (!try_send(x, pipe, r.whole, ec)) ec = co_await send(x, pipe, r.whole);
+        while (ec == asio::error::operation_not_supported && pipe.left() > 0) {
+            pieces p;
+            p.add(buffer.data(), pipe.read(buffer.data(), buffer.size()));
+            if (p.left() == 0) break;
+            ec = co_await send(x, p, r.whole && pipe.left() == 0);
+            if (!ec && pipe.left() > 0) ec = asio::error::operation_not_supported;
+        }
         if (ec) {
             break_off(x, ec == asio::error::timed_out ? usage::outcome::timed_out : usage::outcome::client_aborted);
             co_return false;

@@ -177,7 +177,7 @@ class session : public boost::intrusive::list_base_hook<> {
     task<bool> relay_interim(exchange&, head const&);
     bool compose_response(exchange&, head const&, response_frame const&, response&);
     task<bool> relay_rest(exchange&, response&);
-    task<bool> relay_spliced(exchange&, response&, pipe_lease);
+    task<bool> relay_spliced(exchange&, response&, pipe_lease, lease& buffer);
     detached upload(exchange&);
     task<bool> upload_all(exchange&);
     void pace_upload(exchange&, std::size_t brought) noexcept;

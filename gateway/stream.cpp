@@ -283,10 +283,14 @@ status stream::perform_read(asio::detail::reactor_op* base) {
         return s.shake_hands(o);
     }
     if (o.pipe) {
-        auto const [ec, n] = o.pipe->fill_from(s.descriptor_, o.size);
-        if (would_block(ec)) return status::not_done;
-        o.ec_ = ec;
-        o.bytes_transferred_ = n;
+        io_result r = o.pipe->fill_from(s.descriptor_, o.size);
+        if (would_block(r.ec) && peek(s.descriptor_).n > 0) {
+            r = o.pipe->fill_from(s.descriptor_, o.size);  // did they come just now?
+            if (would_block(r.ec)) r.ec = asio::error::operation_not_supported;
+        }
+        if (would_block(r.ec)) return status::not_done;
+        o.ec_ = r.ec;
+        o.bytes_transferred_ = r.n;
         return status::done;  // it may have stopped for want of room in the pipe
     }
     char* data = o.data;

@@ -85,7 +85,7 @@ class stream {
     // Within a message: tries at once, then waits. `size` > 0. Every at_once_max-th success in a row is handed over by the loop
     // nevertheless, so that a peer that always has more ready keeps neither the other connections nor the sweep waiting.
     read_awaiter read_more(char* data, std::size_t size) noexcept;
-    // As read_more(), into an empty pipe. Not with TLS.
+    // As read_more(), into an empty pipe; operation_not_supported where what is there can only be copied. Not with TLS.
     read_awaiter read_more(pipe_lease& into, std::size_t size) noexcept;
     // A plain recv(): would_block where nothing is there.
     io_result read_now(char* data, std::size_t size) noexcept;

@@ -13,6 +13,7 @@
 #include <bit>
 #include <boost/asio/ip/tcp.hpp>
 #include <cassert>
+#include <csignal>
 #include <cstring>
 #include <ctime>
 #include <exception>
@@ -38,18 +39,22 @@ constexpr std::size_t served_together = 32;                  // messages; more b
 constexpr std::size_t frames_kept = 64;
 constexpr std::size_t buffers_kept = 64;
 
+// For long bodies: no more than the kernel lets all pipes of one user hold, and half of that is left for others.
+std::size_t pipes_for(std::size_t workers) noexcept { return std::min<std::size_t>(16, std::max<std::size_t>(1, 64 / workers)); }
+
 std::size_t small_buffer_for(conf::limits const& l) {
     constexpr std::size_t least = 64U << 10U;
     constexpr std::size_t added = 8U << 10U;  // what rewriting may add to a head
     return std::max(least, std::bit_ceil(std::max<std::size_t>(l.head_bytes, l.response_head_bytes) + added));
 }
 
-// Each client connection may need one upstream connection beside it, and the gateway some descriptors of its own: a worker 32 for
-// its pipes and a few more.
+// Each client connection may need one upstream connection beside it, and the gateway some descriptors of its own: a worker two
+// for each pipe, and a few more. (But pipes are not needed: no more than an eighth of all is kept for them.)
 conf::settings fitted(conf::settings s, unsigned workers) {
-    rlim_t const own = std::max<rlim_t>(128, 48 + rlim_t{40} * workers);
+    constexpr rlim_t least = 128;
     rlimit files{};
-    if (::getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur == RLIM_INFINITY || files.rlim_cur <= 2 * own) return s;
+    if (::getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur == RLIM_INFINITY || files.rlim_cur <= 2 * least) return s;
+    rlim_t const own = std::max(least, std::min(48 + rlim_t{8 + 2 * pipes_for(workers)} * workers, files.rlim_cur / 8));
     auto const fit = (files.rlim_cur - own) / 2;
     if (fit >= s.limit.connections) return s;
     log::warn(
@@ -194,7 +199,7 @@ worker::worker(common& shared, usage::ring& ring, unsigned index)
       reactor_(reactor::of(io_)),
       buffers_(shared.small_buffer_bytes, large_buffer_bytes, shared.large_buffers_per_worker(),
                shared.buffer_bytes_per_worker()),
-      pipes_(pipes_max),
+      pipes_(pipes_for(shared.workers)),
       request_head_(std::make_unique<head>()),
       response_head_(std::make_unique<head>()),
       upstreams_(reactor_, shared.settings.apis),
@@ -241,6 +246,10 @@ void worker::join() {
 void worker::run() {
     pthread_setname_np(pthread_self(), fmt::format("worker-{}", index_).c_str());
     ask_for_short_slices();
+    sigset_t broken_pipe;  // splice() to a client that is gone would raise it
+    ::sigemptyset(&broken_pipe);
+    ::sigaddset(&broken_pipe, SIGPIPE);
+    ::pthread_sigmask(SIG_BLOCK, &broken_pipe, nullptr);
     for (;;) {
         try {
             go_on();

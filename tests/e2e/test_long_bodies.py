@@ -2,7 +2,9 @@
 import concurrent.futures
 import contextlib
 import random
+import socket
 import threading
+import time
 
 import pytest
 
@@ -63,18 +65,68 @@ def test_by_tls_too(long, upstream, its_key):
     assert not pipes_of(long)
 
 
+@pytest.mark.parametrize("to_come, by_pipe", [(FROM - 1, 0), (FROM, 2)])
+def test_from_so_much_to_come_on_it_goes_by_pipe(long, upstream, its_key, to_come, by_pipe):
+    path, body, go = "/" + unique(), bytes_of("from", to_come), threading.Event()
+
+    def parts(x):
+        x.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+        go.wait(30)
+        x.send(body)
+    upstream.on(path, parts)
+    with long.client() as c:
+        c.request("GET", path, its_key)
+        wait_until(lambda: c.sock.recv(1, socket.MSG_PEEK), 10, "the head")
+        wait_until(lambda: pipes_of(long) == by_pipe, 10, f"{by_pipe} ends of pipes")
+        go.set()
+        assert c.response(timeout=30).body == body
+
+
 def test_to_a_slow_reader_and_from_a_slow_writer(long, upstream, its_key):
-    path, body = "/" + unique(), bytes_of("slow", 2 * MIB)
+    path, body = "/" + unique(), bytes_of("slow", MIB)
 
     def drip(x):
+        x.connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         x.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
-        for at in range(0, len(body), 4097):
-            x.send(body[at: at + 4097])
+        for at in range(0, len(body) // 2, 1021):
+            x.send(body[at: min(at + 1021, len(body) // 2)])
+            if at % 50 == 0:
+                time.sleep(0.001)
+        x.send(body[len(body) // 2:])
     upstream.on(path, drip)
     with long.client(receive_buffer=4096) as c:
         c.request("GET", path, its_key)
+        got = b""
+        while len(got) < 100_000:  # slowly at first
+            got += c.sock.recv(1000)
+            time.sleep(0.0005)
+        c.reader.buffer[:0] = got
         assert c.response(timeout=60).body == body
         served(c.get("/after", its_key))
+
+
+def test_beside_an_upload(long, upstream, its_key):
+    path, body = "/" + unique(), bytes_of("beside", 2 * MIB)
+
+    def both(x):
+        x.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        assert x.body() == b"u" * 3 * MIB
+    upstream.on(path, both)
+    with long.client() as c:
+        c.request("POST", path, its_key, [("Content-Length", str(3 * MIB))])
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            sent = pool.submit(c.send, b"u" * 3 * MIB, 30)
+            assert c.response("POST", timeout=30).body == body
+            sent.result()
+
+
+def test_to_http_1_0(long, upstream, its_key):
+    path, body = "/" + unique(), bytes_of("old", 2 * MIB)
+    upstream.on(path, lambda x: x.answer(200, [], body))
+    with long.client() as c:
+        c.request("GET", path, its_key, version="HTTP/1.0")
+        assert c.response(timeout=30).body == body
+        c.end()
 
 
 def test_more_than_there_are_pipes(long, upstream, its_key):

@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from harness import SLOW, Gateway, Upstream, bound, pipes_of, problem, served, unique, wait_until
+from harness import SLOW, Broken, Gateway, Upstream, bound, pipes_of, problem, served, unique, wait_until
 
 EPERM, EIO, EAGAIN, EINVAL, EROFS, ENOSYS = 1, 5, 11, 22, 30, 38
 HOUR = 3600
@@ -228,16 +228,31 @@ def test_P4_a_reload_for_which_there_is_no_thread_changes_nothing(played):
     assert played.end_of(old) == 0
 
 
+@pytest.mark.parametrize("way", [0, 256], ids=["both ways", "out of pipes"])
 @pytest.mark.parametrize("error", [EPERM, EINVAL, ENOSYS], ids=["EPERM", "EINVAL", "ENOSYS"])
-def test_where_splice_is_not_allowed_long_bodies_are_copied(played, up, error):
+def test_where_splice_is_not_allowed_long_bodies_are_copied(played, up, error, way):
     """A sandbox forbids it, or a kernel does not know it."""
     key, body = played.create_key()["key"], random.Random(error).randbytes(3 << 20)
     up.on("/long", lambda x: x.answer(200, [], body))
+    played.play(splice=error + way)
+    with played.client() as c:
+        for _ in range(3):
+            assert c.get("/long", key).body == body
+            assert not pipes_of(played)
+    assert played.log().count("splice() does not work here") == 1
+
+
+def test_a_refused_splice_where_it_has_worked_ends_one_response_only(played, up):
+    key, body = played.create_key()["key"], random.Random(1).randbytes(3 << 20)
+    up.on("/long", lambda x: x.answer(200, [], body))
     with played.client() as c:
         assert c.get("/long", key).body == body
-        played.play(splice=error)
+        played.play(splice=EINVAL)
+        c.request("GET", "/long", key)
+        with pytest.raises(Broken):
+            c.response()
+    played.play()
+    with played.client() as c:
         for _ in range(2):
             assert c.get("/long", key).body == body
-        wait_until(lambda: not pipes_of(played), 10, "the end of its pipes")
-        assert c.get("/long", key).body == body
-        assert not pipes_of(played)
+        assert pipes_of(played)

@@ -204,3 +204,12 @@ def test_R7_without_a_key_store_nobody_gets_in(alone):
         g.start()
         with g.client() as c:
             assert c.get("/x", key).status == 401 and c.get("/x").status == 401
+
+
+@pytest.mark.parametrize("workers, files, connections", [(1, 1024, 448), (16, 1024, 448), (16, 20000, 9848)])
+def test_R1_pipes_for_long_bodies_take_few_places_of_connections(up, workers, files, connections):
+    g = Gateway(up, workers=workers, prefix=["prlimit", f"--nofile={files}:{files}"]).start()
+    try:
+        assert f"{files} allow {connections} " in g.log()
+    finally:
+        g.kill()
