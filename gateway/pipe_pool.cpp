@@ -12,17 +12,10 @@
 #include "base/log.hpp"
 
 namespace latchkey::gateway {
-namespace {
-
-// What goes through at once. Twice as much is no faster, and all pipes of a user may hold 64 MiB together.
-constexpr int pipe_bytes = 512 << 10;
-
-}  // namespace
-
 pipe_lease::~pipe_lease() {
     if (!pool_) return;
     --pool_->lent_;
-    pipe_pool::ends const e{read_, write_, size_};
+    pipe_pool::ends const e{read_, write_};
     if (left_ == 0 && pool_->most_ != 0)
         pool_->free_.push_back(e);
     else
@@ -85,7 +78,7 @@ pipe_lease pipe_pool::take() noexcept {
         free_.pop_back();
         least_free_ = std::min(least_free_, free_.size());
         ++lent_;
-        return {*this, e.read, e.write, e.size};
+        return {*this, e.read, e.write};
     }
     try {
         free_.reserve(most_);
@@ -95,14 +88,13 @@ pipe_lease pipe_pool::take() noexcept {
     std::array<int, 2> both{};
     none_made_ = true;
     if (::pipe2(both.data(), O_NONBLOCK | O_CLOEXEC) != 0) return {};
-    int const size = ::fcntl(both[1], F_SETPIPE_SZ, pipe_bytes);
-    if (size < pipe_bytes) {
-        close({both[0], both[1], 0});
+    if (::fcntl(both[1], F_SETPIPE_SZ, static_cast<int>(pipe_lease::size)) < 0) {
+        close({both[0], both[1]});
         return {};
     }
     none_made_ = false;
     ++lent_;
-    return {*this, both[0], both[1], static_cast<std::size_t>(size)};
+    return {*this, both[0], both[1]};
 }
 
 void pipe_pool::give_up() noexcept {

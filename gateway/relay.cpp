@@ -457,7 +457,7 @@ task<bool> session::relay_spliced(exchange& x, response& r, pipe_lease pipe, lea
             co_return false;
         }
         up.io.read_until(steady_ns() + ns(x.api->deadlines.body_stall));
-        auto const most = static_cast<std::size_t>(std::min<std::uint64_t>(pipe.size(), r.left));
+        auto const most = static_cast<std::size_t>(std::min<std::uint64_t>(pipe_lease::size, r.left));
         io_result const read = co_await up.io.read_more(pipe, most);
         if (read.ec == asio::error::operation_not_supported) break;
         if (read.ec || read.n == 0) {

@@ -259,7 +259,8 @@ void stream::start_read(std::coroutine_handle<> h) noexcept {
         return;
     }
     // Else a watch was waiting: it serves this read now. A client that was just accepted has mostly not spoken yet.
-    if (!read_.pending) arm_read(!read_.handshake && !gathering_);
+    // A pipe was tried just now, and a second try would only be one more call than asking to be told.
+    if (!read_.pending) arm_read(!read_.handshake && !gathering_ && !read_.pipe);
 }
 
 void stream::arm_read(bool try_first) noexcept {

@@ -34,13 +34,14 @@ constexpr unsigned accepts_per_turn = 64;                     // then others get
 constexpr unsigned last_accepts_max = 4096;                   // as many as a queue holds
 constexpr std::size_t large_buffer_bytes = 512U << 10U;
 constexpr std::size_t large_buffers_bytes_max = 16U << 20U;  // per worker, and no more than a quarter of its share
-constexpr std::size_t pipes_max = 16;                        // for long bodies
-constexpr std::size_t served_together = 32;                  // messages; more buy nothing
+constexpr std::size_t pipes_max = 16;                        // of a worker, for long bodies
+// Of all: half of what the kernel lets the pipes of one user hold (64 MiB); the rest is for a successor, and for others.
+constexpr std::size_t pipes_of_all_max = 64;
+constexpr std::size_t served_together = 32;  // messages; more buy nothing
 constexpr std::size_t frames_kept = 64;
 constexpr std::size_t buffers_kept = 64;
 
-// For long bodies: no more than the kernel lets all pipes of one user hold, and half of that is left for others.
-std::size_t pipes_for(std::size_t workers) noexcept { return std::min<std::size_t>(16, std::max<std::size_t>(1, 64 / workers)); }
+std::size_t pipes_for(std::size_t workers) noexcept { return std::clamp<std::size_t>(pipes_of_all_max / workers, 1, pipes_max); }
 
 std::size_t small_buffer_for(conf::limits const& l) {
     constexpr std::size_t least = 64U << 10U;

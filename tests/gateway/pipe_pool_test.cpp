@@ -31,8 +31,13 @@ std::string hear(int fd) {
     return all;
 }
 
+// A pair of which no stream takes over `ours`.
+struct both_ours : pair {
+    ~both_ours() { ::close(ours); }
+};
+
 detached read_more(stream& s, pipe_lease& into, io_result& got, bool& done) {
-    got = co_await s.read_more(into, into.size());
+    got = co_await s.read_more(into, pipe_lease::size);
     done = true;
 }
 
@@ -40,12 +45,12 @@ detached read_more(stream& s, pipe_lease& into, io_result& got, bool& done) {
 
 TEST_CASE("a pipe moves what one socket has to another", "[pipe]") {
     pipe_pool pool(2);
-    pair from;
-    pair to;
+    both_ours from;
+    both_ours to;
     auto p = pool.take();
     REQUIRE(p);
-    CHECK(p.size() == 512U * 1024);
-    CHECK(p.fill_from(from.ours, p.size()).ec == asio::error::would_block);
+    CHECK(pipe_lease::size == 512U * 1024);
+    CHECK(p.fill_from(from.ours, pipe_lease::size).ec == asio::error::would_block);
     say(from.theirs, "one two");
     auto const filled = p.fill_from(from.ours, 3);
     CHECK_FALSE(filled.ec);
@@ -63,15 +68,13 @@ TEST_CASE("a pipe moves what one socket has to another", "[pipe]") {
     auto const end = p.fill_from(from.ours, 100);
     CHECK_FALSE(end.ec);
     CHECK(end.n == 0);
-    ::close(from.ours);
-    ::close(to.ours);
 }
 
 TEST_CASE("a socket that is full or gone says so, and the pipe keeps what did not go", "[pipe]") {
     std::signal(SIGPIPE, SIG_IGN);
     pipe_pool pool(1);
-    pair from;
-    pair to;
+    both_ours from;
+    both_ours to;
     {
         auto p = pool.take();
         REQUIRE(p);
@@ -96,8 +99,6 @@ TEST_CASE("a socket that is full or gone says so, and the pipe keeps what did no
         CHECK(p.left() > 0);
     }
     CHECK(pool.open() == 0);  // it was not empty
-    ::close(from.ours);
-    ::close(to.ours);
 }
 
 TEST_CASE("no more pipes than the pool may have, and what comes back is lent again", "[pipe]") {
@@ -155,8 +156,8 @@ TEST_CASE("where nothing was ever spliced a refusal means that it does not work:
 
 TEST_CASE("where it has worked the same is a connection's failure, and what the pipe holds can be read", "[pipe]") {
     pipe_pool pool(1);
-    pair from;
-    pair to;
+    both_ours from;
+    both_ours to;
     {
         auto p = pool.take();
         REQUIRE(p);
@@ -176,8 +177,6 @@ TEST_CASE("where it has worked the same is a connection's failure, and what the 
         CHECK(failed.ec != asio::error::operation_not_supported);
         ::close(other);
     }
-    ::close(from.ours);
-    ::close(to.ours);
 }
 
 TEST_CASE("urgent data, which splice() does not pass, is left to be copied", "[pipe][stream]") {
@@ -193,7 +192,7 @@ TEST_CASE("urgent data, which splice() does not pass, is left to be copied", "[p
     pipe_pool pool(1);
     auto into = pool.take();
     REQUIRE(into);
-    pair to;
+    both_ours to;
     io_result got;
     bool done = false;
     say(theirs.native_handle(), "hello");
@@ -213,7 +212,6 @@ TEST_CASE("urgent data, which splice() does not pass, is left to be copied", "[p
     CHECK(pool.may_lend() == false);  // it is lent, not given up
     s.close();
     l.turn();
-    ::close(to.ours);
 }
 
 TEST_CASE("a stream reads into a pipe at once, after a wait, to the end, and until its deadline", "[pipe][stream]") {
@@ -224,7 +222,7 @@ TEST_CASE("a stream reads into a pipe at once, after a wait, to the end, and unt
     pipe_pool pool(1);
     auto into = pool.take();
     REQUIRE(into);
-    pair to;
+    both_ours to;
     io_result got;
     bool done = false;
     auto const empty = [&] {
@@ -264,5 +262,4 @@ TEST_CASE("a stream reads into a pipe at once, after a wait, to the end, and unt
     CHECK(got.n == 0);
     s.close();
     l.turn();
-    ::close(to.ours);
 }
