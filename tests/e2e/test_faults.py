@@ -9,6 +9,7 @@ import pytest
 from conftest import run
 from harness import (SLOW, Blackhole, Broken, Gateway, TimedOut, Upstream, bound, problem, refused_port, request_bytes, reset, served,
                      unique, wait_until)
+from upstream import pour
 
 MIB = 1 << 20
 IDEMPOTENT = ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"]
@@ -518,15 +519,7 @@ def test_C4_a_body_that_drips_for_ever_ends_at_the_request_deadline(faulty, upst
 
 def test_C5_a_reader_that_stops_is_cut_off_and_frees_the_upstream(faulty, upstream, its_key):
     path, rid, ended = "/" + unique(), unique(), []
-
-    def source(x):
-        x.keep = False
-        x.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (100 * MIB))
-        with contextlib.suppress(OSError):
-            for _ in range(100):
-                x.send(b"x" * MIB)
-        ended.append(True)
-    upstream.on(path, source)
+    upstream.on(path, lambda x: (pour(x, 100), ended.append(True)))
     before = faulty.rss
     with faulty.client(receive_buffer=4096) as c:
         c.request("GET", path, its_key, [("X-Request-Id", rid)])

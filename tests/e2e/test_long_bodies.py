@@ -10,6 +10,7 @@ import pytest
 
 from conftest import run
 from harness import SLOW, Broken, Gateway, certificate, pipes_of, served, tls_settings, unique, wait_until
+from upstream import pour
 
 KIB, MIB = 1 << 10, 1 << 20
 FROM = 256 * KIB  # of a body that is to come, goes by pipe
@@ -172,14 +173,7 @@ def test_an_upstream_that_stalls_is_left(long, upstream, its_key):
 @pytest.mark.parametrize("leaves", ["reset", "close", "stall"])
 def test_a_client_that_leaves_or_reads_no_more(long, upstream, its_key, leaves):
     path, rid = "/" + unique(), unique()
-
-    def source(x):
-        x.keep = False
-        x.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (100 * MIB))
-        with contextlib.suppress(OSError):
-            for _ in range(100):
-                x.send(b"x" * MIB)
-    upstream.on(path, source)
+    upstream.on(path, lambda x: pour(x, 100))
     with long.client(receive_buffer=4096) as c:
         c.request("GET", path, its_key, [("X-Request-Id", rid)])
         wait_until(lambda: pipes_of(long) == 2, 10, "its pipe")

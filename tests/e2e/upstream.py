@@ -5,6 +5,7 @@ is kept only if the exchange stayed in step. Scripts are chosen by the request's
 
     upstream.on("/half", lambda x: (x.send(b"HTTP/1.1 200 OK\\r\\nContent-Le"), x.reset()))
 """
+import contextlib
 import json
 import re
 import socket
@@ -131,6 +132,15 @@ def describe(x):
     told = {"method": r.method, "target": r.target, "fields": list(r.fields), "trailers": list(r.trailers),
             "size": len(body), "body": body[:65536].decode("latin-1")}
     x.answer(200, [("Content-Type", "application/json")], json.dumps(told).encode())
+
+
+def pour(x, size):
+    """A body of `size` MiB, as much of it as is taken."""
+    x.keep = False
+    x.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (size << 20))
+    with contextlib.suppress(OSError):
+        for _ in range(size):
+            x.send(b"x" * (1 << 20))
 
 
 class Upstream:
