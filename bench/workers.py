@@ -1,12 +1,13 @@
 #!/usr/bin/python3
 """What a second worker on a second core adds: requests a second of two over those of one.
 
-  bench/workers.py [--rounds N] [--check 1.9] [--build DIR]
+  bench/workers.py [--rounds N] [--seconds N] [--check 1.9] [--build DIR]
 
 A gateway with one worker has CPU 0, with all its threads; one with two workers has CPUs 0 and 1. On two cores a load that makes whole
 exchanges would need one of them for itself. So this one sends requests that are refused, pipelined by the hundred: the gateway parses,
 routes, looks the key up, answers and keeps its account for each one singly, while the load only moves bytes and counts them. Its share
-of the CPU is printed; what it takes of CPU 1 the second worker cannot have, so with a share of s no more than 2 - s can come out.
+of the CPU is printed, and what it takes of CPU 1 the second worker cannot have. So two ratios are: as measured, and for as much CPU
+as two whole cores have (the requests that a second of the gateway's CPU time serves, with two workers and with one, times two).
 Rounds of one slice each, in turns first; the median of the ratios within a round counts. Each slice starts with an empty account.
 """
 import argparse
