@@ -22,6 +22,8 @@ class pieces {
     }
     void add(std::string_view s) noexcept { add(s.data(), s.size()); }
 
+    void clear() noexcept { at_ = count_ = left_ = 0; }
+
     void advance(std::size_t n) noexcept {
         left_ -= n;
         while (n > 0 && at_ < count_) {
@@ -40,7 +42,7 @@ class pieces {
     std::size_t left() const noexcept { return left_; }
 
   private:
-    std::array<iovec, 8> v_{};
+    std::array<iovec, 8> v_;  // the first count_
     std::size_t at_ = 0;
     std::size_t count_ = 0;
     std::size_t left_ = 0;

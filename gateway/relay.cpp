@@ -77,14 +77,13 @@ task<refusal> session::ask_upstream(exchange& x) {
         if (fresh || !lease_pooled(x)) why = co_await lease_fresh(x);
         if (why == refusal::none && !write_request_lines(x)) why = refusal::head_too_large;
         if (why == refusal::none) {
-            pieces p = request_pieces(x);
+            std::size_t const body_bytes = gather_request(x);
             if (co_await reactor::send_turn(w_.poller())) x.asked_ns = last_ns_ = steady_ns();
-            if (!try_write_up(x, p)) {
-                why = co_await write_up_rest(x, p);
-                x.asked_ns = steady_ns();
+            // The head goes out first, for the answer's will take its place.
+            if (!try_write_up(x, x.unsent) && x.unsent.left() > body_bytes) {
+                co_await write_up(x, x.unsent, body_bytes);
+                if (!x.upstream_deaf) x.asked_ns = steady_ns();
             }
-        }
-        if (why == refusal::none) {
             begin_upload(x);
             why = co_await read_answer(x);
         }
@@ -93,7 +92,6 @@ task<refusal> session::ask_upstream(exchange& x) {
         if (x.uploading) {
             stop_upload(x);
             co_await x.upload_done;
-            x.upload_done.reset();
             x.stop_uploading = false;
             if (upload_failed(x)) co_return x.upload_failure;
             if (!may_retry(x)) co_return why;  // it took some more of the body before it ended
@@ -102,7 +100,7 @@ task<refusal> session::ask_upstream(exchange& x) {
         x.up = nullptr;
         if (!promise_room(x)) co_return why;  // what the discarded one and the upload held is free again, but perhaps not for us
         x.up_bytes = 0;
-        x.upstream_deaf = false;
+        x.upstream_deaf = x.up_was_reset = false;
         x.retried = true;
         w_.count().upstream_retries.add();
     }
@@ -167,24 +165,30 @@ bool session::write_request_lines(exchange& x) {
     return !w.overflowed();
 }
 
-pieces session::request_pieces(exchange& x) {
-    pieces p;
-    p.add(x.out.data() + x.fields_begin - x.lines_size, x.lines_size + x.fields_end - x.fields_begin);
+// Head and body, as far as they are in hand. How much of that is body.
+std::size_t session::gather_request(exchange& x) {
+    pieces& p = x.unsent;
+    std::size_t const head_bytes = x.lines_size + x.fields_end - x.fields_begin;
+    p.clear();
+    p.add(x.out.data() + x.fields_begin - x.lines_size, head_bytes);
     if (x.frame.body.kind == body_kind::chunked)
         add_chunk(p, x.up_line, x.body, x.body_whole, x.decoder.trailers());
     else
         p.add(x.body);
     if (x.asked_ns == 0) x.asked_ns = last_ns_;
-    return p;
+    return p.left() - head_bytes;
 }
 
-// Starts what runs beside the answer: the rest of the body, or the wait for the response head.
+// Starts what runs beside the answer: the rest of the request, or the wait for the response head. (An upstream may answer before it
+// takes all of what is in hand, RFC 9112 section 9.3: so that is not waited for.)
 void session::begin_upload(exchange& x) {
-    if (x.body_whole || x.upstream_deaf) {
+    bool const all_sent = x.body_whole && x.unsent.left() == 0;
+    if (all_sent || x.upstream_deaf) {
         x.up->io.read_until(x.asked_ns + ns(x.api->deadlines.response_head));
         return;
     }
     x.up->io.read_until(0);  // counts from the end of the upload
+    x.upload_done.reset();   // (that before a retry may have ended by itself)
     upload(x);
 }
 
@@ -236,7 +240,7 @@ task<refusal> session::read_answer(exchange& x) {
             }
             r = co_await up.io.read_more(up.in.data() + up.end, up.in.size() - up.end);
         }
-        x.ended_by_fin = !r.ec && r.n == 0;
+        x.ended_by_fin = !r.ec && r.n == 0 && !x.up_was_reset;
         if (r.ec || r.n == 0) co_return answer_failure(x, r.ec);
         up.end += r.n;
     }
@@ -540,20 +544,20 @@ bool session::try_write_up(exchange& x, pieces& p) {
     x.up_bytes += r.n;
     p.advance(r.n);
     x.upstream_deaf = r.ec && !would_block(r.ec);
+    // (EPIPE comes behind the upstream's own end of stream.)
+    x.up_was_reset = x.upstream_deaf && r.ec != asio::error::broken_pipe;
     return p.left() == 0 || x.upstream_deaf;
 }
 
-task<refusal> session::write_up_rest(exchange& x, pieces& p) {
+// What that left, until no more than `rest` is left of it. An error where the upstream took nothing for too long, or was not to.
+task<error_code> session::write_up(exchange& x, pieces& p, std::size_t rest) {
     do {
         x.up->io.write_until(steady_ns() + ns(x.api->deadlines.body_stall));
         error_code const ec = co_await x.up->io.writable();
-        if (ec == asio::error::timed_out) co_return refusal::upstream_timeout;
-        if (ec) {
-            x.upstream_deaf = true;
-            break;
-        }
-    } while (!try_write_up(x, p));
-    co_return refusal::none;
+        x.upstream_deaf = static_cast<bool>(ec);
+        if (ec) co_return ec;
+    } while (!try_write_up(x, p) && p.left() > rest);
+    co_return error_code();
 }
 
 // --- The request's body, beside the response: what comes from the client goes to the upstream until it is whole.
@@ -580,6 +584,11 @@ task<bool> session::upload_all(exchange& x) {
     auto const& deadlines = w_.shared().settings.client;
     auto& buffers = w_.buffers();
     bool const chunked = x.frame.body.kind == body_kind::chunked;
+    if (x.unsent.left() > 0) {
+        error_code const ec = co_await write_up(x, x.unsent, 0);
+        if (ec == asio::error::timed_out && x.answered_ns == 0) x.upload_failure = refusal::upstream_timeout;
+        if (x.upstream_deaf || x.body_whole) co_return !x.upstream_deaf;
+    }
     lease buffer = buffers.redeem(x.body_room, !chunked && x.body_left > buffers.small_bytes());
     if (!buffer) {
         x.upload_failure = refusal::overloaded;
@@ -632,10 +641,8 @@ task<bool> session::upload_all(exchange& x) {
             x.upload_failure = refusal::body_too_large;
             co_return false;
         }
-        if (p.left() > 0 && !try_write_up(x, p)) {
-            refusal const stalled = co_await write_up_rest(x, p);
-            x.upstream_deaf = x.upstream_deaf || stalled != refusal::none;
-        }
+        bool const all_out = p.left() == 0 || try_write_up(x, p);
+        if (!all_out) co_await write_up(x, p, 0);
         if (x.upstream_deaf) {
             x.body_whole = false;
             co_return false;

@@ -607,10 +607,10 @@ void session::sweep(std::int64_t now_ns) noexcept {
     if (current_ && current_->up && current_->up->reused && current_->answered_ns == 0 &&
         !std::exchange(current_->looked_at, true))
         current_->up->io.nudge();
-    // A client that reset its connection while the upstream thinks, before its answer or in it: there is nobody to answer. (A
-    // half-closed one still reads.)
+    // A client that reset its connection while the upstream thinks, or takes what is in hand, before its answer or in it: there
+    // is nobody to answer. (A half-closed one still reads.)
     bool const its_turn = current_ && (!current_->head_sent || w_.sweeps() % answered_sweeps == 0);
-    if (its_turn && current_->up && !current_->uploading && client_.is_open()) {
+    if (its_turn && current_->up && (!current_->uploading || current_->body_whole) && client_.is_open()) {
         auto const [ec, n] = peek(client_.descriptor());
         if (ec && ec != asio::error::would_block) {
             current_->client_gone = true;

@@ -67,9 +67,11 @@ struct exchange {
     bool upstream_deaf = false;    // the upstream takes no more of it
     bool client_gone = false;
     bool ended_by_fin = false;  // the upstream's last read ended with its end of stream, not with a reset
+    bool up_was_reset = false;  // a write to it said so: then the read behind it sees a plain end
     bool in_flight = false;     // counted as such
     refusal upload_failure = refusal::none;
     event upload_done;
+    pieces unsent;  // of what was in hand when the request was sent; once the answer is read, of the body alone
     // Of its reads beyond the head, those that brought little: all, and those since the sweep of that number.
     unsigned small_parts = 0;
     unsigned parts_of_sweep = 0;
@@ -169,7 +171,7 @@ class session : public boost::intrusive::list_base_hook<> {
     bool lease_pooled(exchange&);
     task<refusal> lease_fresh(exchange&);
     bool write_request_lines(exchange&);
-    pieces request_pieces(exchange&);
+    std::size_t gather_request(exchange&);
     void begin_upload(exchange&);
     task<refusal> read_answer(exchange&);
     refusal answer_failure(exchange&, error_code);
@@ -188,7 +190,7 @@ class session : public boost::intrusive::list_base_hook<> {
     template <class Bytes>
     task<error_code> send(exchange&, Bytes&, bool last);
     bool try_write_up(exchange&, pieces&);
-    task<refusal> write_up_rest(exchange&, pieces&);
+    task<error_code> write_up(exchange&, pieces&, std::size_t rest);
     void break_off(exchange&, usage::outcome) noexcept;
 
     // --- the account (session.cpp)

@@ -1,8 +1,10 @@
 /* Preloaded into the program by tests: plays a disk that fails, a wall clock that jumps, a name that moves, a system without
-   threads and one without splice(). What it plays stands in a file of five 64-bit words, named by LATCHKEY_SHIM: how many seconds
+   threads and one without splice(), and one that holds little for the network. What it plays stands in a file of six 64-bit words,
+   named by LATCHKEY_SHIM: how many seconds
    CLOCK_REALTIME is off; the errno with which writes to database files fail (0: none); the last byte of the address 127.0.0.x of
    "played.test" (0: it cannot be resolved); the error with which threads are not started (0: they are); the errno with which
-   splice() fails (0: it does not), plus 256 where only that out of a pipe fails. Other clocks, files and names stay as they are. */
+   splice() fails (0: it does not), plus 256 where only that out of a pipe fails; the size of the send buffers of the sockets that
+   are connected (0: as they are). Other clocks, files and names stay as they are. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -14,13 +16,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/types.h>
 #include <time.h>
 #include <unistd.h>
 
-static volatile int64_t none[5];
+static volatile int64_t none[6];
 static volatile int64_t* words = none;
 
 __attribute__((constructor)) static void map_words(void) {
@@ -91,4 +94,10 @@ ssize_t splice(int from, off64_t* at, int to, off64_t* to_at, size_t size, unsig
         return REAL(splice)(from, at, to, to_at, size, flags);
     errno = code & 255;
     return -1;
+}
+
+int connect(int fd, struct sockaddr const* to, socklen_t size) {
+    int const most = (int)words[5];
+    if (most != 0) setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &most, sizeof most);
+    return REAL(connect)(fd, to, size);
 }

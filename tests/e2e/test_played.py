@@ -1,5 +1,5 @@
 """R4, T1, U12 and P4: a disk that gives EIO or turns read-only, a wall clock that jumps, a name that moves or cannot be resolved, a
-system that gives no thread or has no splice(), all played by a preloaded library (shim.c)."""
+system that gives no thread, has no splice() or holds little for the network, all played by a preloaded library (shim.c)."""
 import contextlib
 import datetime
 import email.utils
@@ -7,6 +7,7 @@ import pathlib
 import random
 import shutil
 import signal
+import socket
 import sqlite3
 import struct
 import subprocess
@@ -15,7 +16,7 @@ import time
 
 import pytest
 
-from harness import SLOW, Broken, Gateway, Upstream, bound, pipes_of, problem, served, unique, wait_until
+from harness import SLOW, Broken, Gateway, Upstream, bound, chunked, pipes_of, problem, served, unique, wait_until
 
 EPERM, EIO, EAGAIN, EINVAL, EROFS, ENOSYS = 1, 5, 11, 22, 30, 38
 HOUR = 3600
@@ -38,11 +39,12 @@ class Played(Gateway):
         super().__init__(upstream, {"usage": {"flush_interval": "50ms", "ring_bytes": "1MiB"}, **settings}, workers=1)
         self.words = self.folder / "words"
         self.play()
-        self.prefix = ["env", f"LD_PRELOAD={library}", f"LATCHKEY_SHIM={self.words}"]
+        freed = ["GLIBC_TUNABLES=glibc.malloc.tcache_count=0", "MALLOC_PERTURB_=165"]  # memory that is used once freed is seen to be
+        self.prefix = ["env", f"LD_PRELOAD={library}", f"LATCHKEY_SHIM={self.words}", *freed]
 
-    def play(self, seconds=0, error=0, name=0, threads=0, splice=0):
+    def play(self, seconds=0, error=0, name=0, threads=0, splice=0, send_buffer=0):
         with open(self.words, "r+b" if self.words.exists() else "wb") as f:
-            f.write(struct.pack("qqqqq", seconds, error, name, threads, splice))
+            f.write(struct.pack("qqqqqq", seconds, error, name, threads, splice, send_buffer))
 
 
 @pytest.fixture
@@ -256,3 +258,145 @@ def test_a_refused_splice_where_it_has_worked_ends_one_response_only(played, up)
         for _ in range(2):
             assert c.get("/long", key).body == body
         assert pipes_of(played)
+
+
+# --- The kernel takes only part of what is in hand when a request is sent, for the upstream does not read yet.
+
+IN_HAND = {"length": lambda body: ([("Content-Length", str(len(body)))], body), "chunked": lambda body: ([("Transfer-Encoding", "chunked")], chunked(body))}
+
+
+@pytest.fixture
+def cramped(played, up):
+    """Of 60,000 bytes it takes a part, on either side of the network."""
+    up.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    played.play(send_buffer=4096)
+    return played
+
+
+def post(client, framing, path, key, body, method="POST", fields=()):
+    framed_by, wire = IN_HAND[framing](body)
+    client.request(method, path, key, [*framed_by, *fields], wire)
+
+
+@pytest.mark.parametrize("framing", IN_HAND)
+def test_an_answer_is_not_kept_back_until_the_request_is_taken(cramped, up, framing):
+    """RFC 9112 9.3; without that it would come when body_stall, one second here, is over: as 504"""
+    key, path, rid, answered = cramped.create_key()["key"], "/" + unique(), unique(), threading.Event()
+    up.on(path, lambda x: (x.answer(413, [("Connection", "close")], b"enough"), answered.wait(bound(10))))
+    for _ in range(3):
+        with cramped.client() as c:
+            post(c, framing, path, key, bytes(60_000), fields=[("X-Request-Id", rid)])
+            answer = c.response()
+            assert (answer.status, answer.body) == (413, b"enough")
+    answered.set()
+    assert {r["outcome"] for r in cramped.records(rid, 3)} == {"served"}
+    wait_until(lambda: cramped.metric("latchkey_requests_in_flight") == 0, 10, "the end of the requests")
+
+
+@pytest.mark.parametrize("framing", IN_HAND)
+def test_a_request_that_is_taken_late_arrives_whole_and_the_connections_go_on(cramped, up, framing):
+    key, path, body = cramped.create_key()["key"], "/" + unique(), random.Random(2).randbytes(60_000)
+
+    def late(x):
+        time.sleep(0.2)  # the pause is the fault
+        x.answer(200, [], x.body())
+    up.on(path, late)
+    with cramped.client() as c:
+        for n in range(3):
+            post(c, framing, path, key, body)
+            answer = c.response()
+            assert answer.body == body and answer.fields.get("connection") != "close"
+            served(c.get("/after", key))
+    assert len(up.connections) == 1
+
+
+def test_a_request_that_is_not_taken_is_504_and_only_that(cramped, up):
+    key, path, rid, over = cramped.create_key()["key"], "/" + unique(), unique(), threading.Event()
+    up.on(path, lambda x: over.wait(bound(10)))
+    with cramped.client() as c:
+        post(c, "length", path, key, bytes(20_000), fields=[("X-Request-Id", rid)])
+        problem(c.response(), 504, "upstream_timeout")
+        served(c.get("/after", key))
+    over.set()
+    assert cramped.record(rid)["outcome"] == "upstream_failed"
+
+
+@pytest.mark.parametrize("method, status", [("PUT", 200), ("POST", 502)])
+def test_of_a_connection_that_is_reset_before_it_took_all_a_PUT_is_sent_again(cramped, up, method, status):
+    key, path, body = cramped.create_key()["key"], "/" + unique(), random.Random(3).randbytes(60_000)
+
+    def first_breaks(x):
+        if len(up.seen(path)) == 1:
+            time.sleep(0.2)  # the pause is the fault: the gateway waits for room
+            return x.reset()
+        return x.answer(200, [], x.body())
+    up.on(path, first_breaks)
+    with cramped.client() as c:
+        served(c.get("/before", key))
+        post(c, "length", path, key, body, method)
+        answer = c.response()
+        assert answer.status == status and (status != 200 or answer.body == body)
+
+
+def test_of_a_request_sent_again_the_answer_may_come_early_too(cramped, up):
+    """The first try's upload has ended by itself, the second's has not."""
+    key, path, body, over = cramped.create_key()["key"], "/" + unique(), random.Random(4).randbytes(60_000), threading.Event()
+
+    def breaks_then_answers(x):
+        if len(up.seen(path)) % 2:
+            time.sleep(0.2)  # the pause is the fault: the gateway waits for room
+            return x.reset()
+        x.answer(413, [("Connection", "close")], b"enough")
+        return over.wait(bound(10))
+    up.on(path, breaks_then_answers)
+    for _ in range(5):
+        with cramped.client() as c:
+            served(c.get("/before", key))
+            post(c, "length", path, key, body, "PUT")
+            answer = c.response()
+            assert (answer.status, answer.body) == (413, b"enough")
+    over.set()
+    wait_until(lambda: cramped.metric("latchkey_requests_in_flight") == 0, 10, "the end of the requests")
+    with cramped.client() as c:
+        served(c.get("/after", key))
+    assert cramped.metric("latchkey_upstream_retries_total") == 5
+
+
+@pytest.mark.parametrize("size", [0, 20_000])
+def test_a_client_that_resets_while_its_body_waits_for_the_upstream_is_noticed(cramped, up, size):
+    """Long before body_stall, here made long"""
+    cramped.settings["api"][0]["deadlines"]["body_stall"] = "60s"
+    cramped.configure()
+    cramped.reload()
+    key, path, rid, over = cramped.create_key()["key"], "/" + unique(), unique(), threading.Event()
+    up.on(path, lambda x: over.wait(bound(20)))
+    with cramped.client() as c:
+        post(c, "length", path, key, bytes(size), fields=[("X-Request-Id", rid)])
+        up.wait(lambda: up.seen(path))
+        c.reset()
+        assert cramped.record(rid)["outcome"] == "client_aborted"
+    over.set()
+
+
+def test_an_answer_before_the_head_is_taken_puts_no_other_bytes_behind_what_was(cramped, up):
+    """The request's head stands where the answer's will, in memory that then is another request's."""
+    key, seen, taken = cramped.create_key()["key"], threading.Event(), bytearray()
+
+    def first_answers(connection):
+        up.on_accept = None
+        connection.sock.sendall(b"HTTP/1.1 200 OK\r\nX-Early: yes\r\nContent-Length: 9\r\n\r\nhalf")
+        seen.wait(bound(10))
+        connection.sock.settimeout(0.3)
+        with contextlib.suppress(OSError):
+            while piece := connection.sock.recv(65536):
+                taken.extend(piece)
+        connection.sock.sendall(b"whole")
+    up.on_accept = first_answers
+    with cramped.client() as c:
+        c.request("GET", "/x", key, [(f"X-{n}", "a" * 2000) for n in range(7)])
+        assert b"X-Early" in c.reader.until(b"half", time.monotonic() + bound(10))
+        with cramped.client() as other:
+            served(other.get("/y", key, [(f"X-{n}", "b" * 2000) for n in range(7)]))
+        seen.set()
+        c.reader.until(b"whole", time.monotonic() + bound(10))
+    assert taken.startswith(b"GET /x HTTP/1.1\r\n") and b"HTTP/1.1 200" not in taken and b"b" * 100 not in taken
