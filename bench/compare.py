@@ -39,6 +39,7 @@ SCENARIOS = {
     "refused": ("mode=closed connections=64 path=/bytes/1024 status=401 key=ext-000000000000000000000000000000000000", 0.6, "64 connections, a wrong key"),
     "fresh": ("mode=fresh connections=32 path=/bytes/1024 body=1024 keys={keys}", 0.8, "a new connection for every request"),
     "body100k": ("mode=closed connections=16 path=/bytes/102400 body=102400 keys={keys}", 0.7, "16 connections, 100 KiB down"),
+    "up100k": ("mode=closed connections=16 path=/up upload=102400 keys={keys}", 0.7, "16 connections, 100 KiB up"),
     "down10m": ("mode=closed connections=4 path=/bytes/10485760 body=10485760 keys={keys}", 1.0, "4 connections, 10 MiB down"),
     "up10m": ("mode=closed connections=4 path=/up upload=10485760 keys={keys}", 1.0, "4 connections, 10 MiB up"),
     "tls": ("mode=closed connections=64 path=/bytes/1024 body=1024 keys={keys} tls=1", 0.8, "64 TLS connections, 1 KiB"),
@@ -49,7 +50,7 @@ SCENARIOS = {
     "tls_idle": ("mode=idle connections={idle} path=/bytes/1024 body=1024 keys={keys} tls=1", 0, "memory: likewise, TLS connections"),
 }
 QUICK = ("saturation", "rate4k", "refused")
-BULK = ("body100k", "down10m", "up10m", "tls_down10m", "tls_up10m")
+BULK = ("body100k", "up100k", "down10m", "up10m", "tls_down10m", "tls_up10m")
 IDLE = ("idle", "tls_idle")
 LATENCY = ("rate4k", "rate20k")
 

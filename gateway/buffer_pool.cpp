@@ -98,6 +98,14 @@ void buffer_pool::give_back(char* data, std::size_t size) noexcept {
     small_.free.push_back(data);
 }
 
+void buffer_pool::shrink(lease& l, std::size_t used) {
+    if (l.size() <= small_bytes_ || used > small_bytes_) return;
+    lease smaller = small();
+    if (!smaller) return;
+    std::memcpy(smaller.data(), l.data(), used);
+    l = std::move(smaller);
+}
+
 void buffer_pool::trim(std::size_t keep_small) noexcept {
     trim(small_, keep_small, small_bytes_);
     trim(large_, 0, large_bytes_);

@@ -82,11 +82,17 @@ class buffer_pool {
     // no memory; then the claim stands.
     lease redeem(promise& p, bool large);
 
+    // Exchanges a large buffer of which the first `used` bytes are in use for a small one, where that holds them and can be had.
+    void shrink(lease& l, std::size_t used);
+
     // Frees some of the buffers that nobody wanted since the last call: an eighth of them, and 1 MiB (one large one) at least,
     // but `keep_small` small ones stay. So some calls after a rush its memory is the kernel's again, and a gateway whose load
     // goes up and down does not unmap what it maps again a moment later (microseconds each, in which no request goes on). The
     // sweep calls it.
     void trim(std::size_t keep_small) noexcept;
+
+    // Whether fewer than half of the large ones are lent: one may be had for long, then.
+    bool large_to_spare() const noexcept { return 2 * large_lent_ < large_max_; }
 
     std::size_t small_bytes() const noexcept { return small_bytes_; }
     std::size_t large_bytes() const noexcept { return large_bytes_; }

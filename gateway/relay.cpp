@@ -55,12 +55,6 @@ io_result write_some(stream& to, pieces& p) noexcept {
 }
 io_result write_some(stream& to, pipe_lease& p) noexcept { return to.write_now(p); }
 
-// A small buffer for a large one, likewise.
-void shrink(lease& buffer, buffer_pool& pool) {
-    if (buffer.size() <= pool.small_bytes()) return;
-    if (lease smaller = pool.small()) buffer = std::move(smaller);
-}
-
 // Who ended a response that had begun, when its upstream connection gave no more.
 usage::outcome blame(exchange const& x) noexcept {
     if (x.upload_failure == refusal::body_timeout) return usage::outcome::timed_out;
@@ -179,8 +173,8 @@ std::size_t session::gather_request(exchange& x) {
     return p.left() - head_bytes;
 }
 
-// Starts what runs beside the answer: the rest of the request, or the wait for the response head. (An upstream may answer before it
-// takes all of what is in hand, RFC 9112 section 9.3: so that is not waited for.)
+// Starts what runs beside the answer: the rest of the request, or the wait for the response head. (An upstream may answer before
+// it takes all of what is in hand, RFC 9112 section 9.3: so that is not waited for.)
 void session::begin_upload(exchange& x) {
     bool const all_sent = x.body_whole && x.unsent.left() == 0;
     if (all_sent || x.upstream_deaf) {
@@ -376,7 +370,7 @@ task<bool> session::relay_rest(exchange& x, response& r) {
     x.out.reset();  // nor is that of the heads needed for as long as the rest may take
     if (is_spliced(r, client_, w_.pipes())) {
         if (pipe_lease pipe = w_.pipes().take()) {
-            shrink(buffer, buffers);
+            buffers.shrink(buffer, 0);
             bool const sound = co_await relay_spliced(x, r, std::move(pipe), buffer);
             if (!sound) co_return false;
         }
@@ -384,7 +378,7 @@ task<bool> session::relay_rest(exchange& x, response& r) {
     if (r.kind == body_kind::length && r.left > buffer.size()) enlarge(buffer, buffers);
     // A large one that the answer before made expected, and that was not needed: an event stream would hold it for hours.
     bool const unneeded = (r.kind == body_kind::length ? r.left : up.end) <= buffers.small_bytes();
-    if (unneeded && r.kind != body_kind::none) shrink(buffer, buffers);
+    if (unneeded && r.kind != body_kind::none) buffers.shrink(buffer, 0);
     while (!r.whole) {
         std::size_t size = buffer.size();
         if (r.kind == body_kind::length) size = static_cast<std::size_t>(std::min<std::uint64_t>(size, r.left));

@@ -95,10 +95,12 @@ detached session::run() {
                 idle_ = true;
                 nudged_ = false;
                 client_.read_until(last_ns_ + ns(served_ == 0 ? deadlines.head : deadlines.idle));
-                io_result const r = co_await client_.read_next(w_.buffers(), in_);
+                bool const large = expects_long_ && w_.buffers().large_to_spare();
+                io_result const r = co_await client_.read_next(w_.buffers(), in_, large);
                 if (r.ec == asio::error::no_buffer_space) co_await turn_away(refusal::overloaded, 0);
                 if (r.ec || r.n == 0) break;
                 end_ = r.n;
+                w_.buffers().shrink(in_, end_);
                 pipelined = 0;
             } else if (++pipelined == pipelined_max) {
                 pipelined = 0;
@@ -438,6 +440,7 @@ task<refusal> session::refuse(exchange& x, refusal why) {
 
 void session::finish(exchange& x) noexcept {
     last_ns_ = std::max(last_ns_, x.answered_ns);
+    expects_long_ = x.request_bytes > w_.buffers().small_bytes() && x.request_bytes <= w_.buffers().large_bytes();
     if (x.up) {
         upstream_pool& pool = x.up->pool();
         if (x.keep_upstream) {

@@ -212,6 +212,7 @@ class session : public boost::intrusive::list_base_hook<> {
     bool trusted_ = false;
     bool linger_ = false;  // read what the client still sends before closing, so that it sees our answer (RFC 9112 section 9.6)
     bool broken_ = false;  // a response was broken off: its end must not look like one
+    bool expects_long_ = false;  // the last request filled more than a small buffer, and would have fitted into a large one
     bool idle_ = true;
     bool nudged_ = false;
     std::uint64_t served_ = 0;

@@ -1,6 +1,9 @@
-"""Responses whose bodies go from socket to socket by pipe, uncopied: each byte arrives, whatever breaks is seen, and no pipe stays behind."""
+"""Long bodies. Responses go from socket to socket by pipe, uncopied: each byte arrives, whatever breaks is seen, and no pipe stays
+behind. Requests are read into a large buffer where the one before was long: that changes nothing but the cost."""
 import concurrent.futures
 import contextlib
+import hashlib
+import itertools
 import random
 import socket
 import threading
@@ -9,7 +12,8 @@ import time
 import pytest
 
 from conftest import run
-from harness import SLOW, Broken, Gateway, certificate, pipes_of, served, tls_settings, unique, wait_until
+from harness import (SLOW, Broken, Gateway, bound, certificate, chunked, pipes_of, problem, request_bytes, served, tls_settings,
+                     unique, wait_until)
 from upstream import pour
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -55,6 +59,66 @@ def test_every_byte_arrives_and_the_connections_go_on(long, upstream, its_key, s
         served(c.get("/after", its_key))
     for row in long.records(rid, 2):
         assert (row["outcome"], row["status"]) == ("served", "200") and size < int(row["response_bytes"]) < size + 1000
+
+
+SIZES = [0, 1, 500, 64 * KIB - 300, 64 * KIB, 64 * KIB + 1, 100 * KIB, 512 * KIB - 300, 512 * KIB, 512 * KIB + 1, 700 * KIB]
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_requests_long_and_short_in_turn_arrive_whole(long, upstream, its_key, framing, tls):
+    """Each size behind each other one."""
+    path, rid = "/" + unique(), unique()
+    upstream.on(path, lambda x: x.answer(200, [], hashlib.sha256(x.body()).hexdigest().encode()))
+    pairs = list(itertools.permutations(SIZES, 2))
+    turns = [n for pair in random.Random(framing).sample(pairs, len(pairs)) for n in pair]
+    with (long.tls_client if tls else long.client)() as c:
+        for n in turns:
+            body = bytes_of(n, n)
+            if framing == "length":
+                c.request("POST", path, its_key, [("X-Request-Id", rid), ("Content-Length", str(n))], body)
+            else:
+                c.request("POST", path, its_key, [("X-Request-Id", rid), ("Transfer-Encoding", "chunked")], chunked(body[:n // 3], body[n // 3:]))
+            answer = c.response()
+            assert (answer.status, answer.body) == (200, hashlib.sha256(body).hexdigest().encode()), n
+    sizes = [int(row["request_bytes"]) for row in long.records(rid, len(turns))]
+    assert all(n < size < n + 1000 for n, size in zip(sorted(turns), sorted(sizes)))
+
+
+def test_behind_a_long_request_many_short_ones_in_one_part_are_answered_in_turn(long, upstream, its_key):
+    first, then = "/" + unique(), ["/" + unique() for _ in range(1500)]
+    upstream.on(first, lambda x: x.answer(200, [], b"%d" % len(x.body())))
+    with long.client() as c:
+        for _ in range(3):
+            c.request("POST", first, its_key, body=bytes(100 * KIB))
+            assert c.response().body == b"%d" % (100 * KIB)
+            sender = threading.Thread(target=c.send, args=(b"".join(request_bytes("GET", path, its_key) for path in then),), daemon=True)
+            sender.start()
+            assert [served(c.response())["target"] for _ in then] == then
+            sender.join(10)
+
+
+def test_behind_a_long_request_a_head_has_the_same_bound(long, upstream, its_key):
+    with long.client() as c:
+        c.request("POST", "/x", its_key, body=bytes(100 * KIB))
+        assert served(c.response())["size"] == 100 * KIB
+        c.send(request_bytes("GET", "/x", its_key, [("X-Big", "a" * 100_000)]))
+        problem(c.response(), 431, "head_too_large")
+
+
+def test_more_long_requests_than_there_are_large_buffers_wait_for_nothing(long, upstream, its_key):
+    path, go = "/" + unique(), threading.Event()
+    upstream.on(path, lambda x: (x.body(), go.wait(bound(20)), x.answer(200)))
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(long.client()) for _ in range(80)]
+        for c in clients:
+            c.request("POST", "/x", its_key, body=bytes(100 * KIB))
+            assert served(c.response())["size"] == 100 * KIB
+        for c in clients:
+            c.request("POST", path, its_key, body=bytes(100 * KIB))
+        upstream.wait(lambda: len([r for r in upstream.seen(path) if r.complete]) == len(clients), 20)
+        go.set()
+        assert {c.response().status for c in clients} == {200}
 
 
 def test_by_tls_too(long, upstream, its_key):

@@ -214,3 +214,41 @@ TEST_CASE("large buffers leave what is promised, and a promise can become a larg
     CHECK(mine.size() == 65536);
     CHECK(pool.lent_bytes() == 2 * buffer_pool::cost(65536));
 }
+
+TEST_CASE("a large buffer shrinks to a small one with what is used of it, where that goes") {
+    buffer_pool pool(4096, 65536, 2, buffer_pool::cost(65536) + buffer_pool::cost(4096));
+    lease l = pool.large();
+    REQUIRE(l.size() == 65536);
+    for (std::size_t i = 0; i < 4097; ++i) l.data()[i] = static_cast<char>(i % 251);
+    char const* const before = l.data();
+    pool.shrink(l, 4097);
+    CHECK(l.data() == before);
+    {
+        lease const last = pool.small();
+        pool.shrink(l, 4096);
+        CHECK(l.data() == before);  // no memory for both
+    }
+    pool.shrink(l, 4096);
+    REQUIRE(l.size() == 4096);
+    bool same = true;
+    for (std::size_t i = 0; i < 4096; ++i) same = same && l.data()[i] == static_cast<char>(i % 251);
+    CHECK(same);
+    CHECK(pool.lent_bytes() == buffer_pool::cost(4096));
+    char const* const after = l.data();
+    pool.shrink(l, 10);
+    CHECK(l.data() == after);
+}
+
+TEST_CASE("of the large buffers half are to spare for who may hold one for long") {
+    buffer_pool pool(4096, 65536, 4);
+    std::vector<lease> lent;
+    for (bool const spare : {true, true, false, false}) {
+        CHECK(pool.large_to_spare() == spare);
+        lent.push_back(pool.large());
+    }
+    CHECK_FALSE(pool.large_to_spare());
+    lent.resize(1);
+    CHECK(pool.large_to_spare());
+    buffer_pool const none(4096, 65536, 0);
+    CHECK_FALSE(none.large_to_spare());
+}
