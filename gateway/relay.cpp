@@ -74,11 +74,13 @@ task<refusal> session::ask_upstream(exchange& x) {
             std::size_t const body_bytes = gather_request(x);
             if (co_await reactor::send_turn(w_.poller())) x.asked_ns = last_ns_ = steady_ns();
             // The head goes out first, for the answer's will take its place.
+            error_code stalled;
             if (!try_write_up(x, x.unsent) && x.unsent.left() > body_bytes) {
-                co_await write_up(x, x.unsent, body_bytes);
-                if (!x.upstream_deaf) x.asked_ns = steady_ns();
+                stalled = co_await write_up(x, x.unsent, body_bytes);
+                if (!stalled) x.asked_ns = steady_ns();
             }
             begin_upload(x);
+            if (stalled) x.up->io.read_until(steady_ns());  // only an answer that is there is of use now
             why = co_await read_answer(x);
         }
         bool const again = why == refusal::upstream_reset && may_retry(x);
@@ -239,6 +241,7 @@ task<refusal> session::read_answer(exchange& x) {
         up.end += r.n;
     }
     x.answered_ns = last_ns_ = steady_ns();
+    if (x.upload_failure == refusal::upstream_timeout) x.upload_failure = refusal::none;  // it came after all
     response r;
     if (!compose_response(x, h, frame, r)) co_return refusal::upstream_invalid;
     error_code ec;
@@ -547,7 +550,8 @@ bool session::try_write_up(exchange& x, pieces& p) {
 task<error_code> session::write_up(exchange& x, pieces& p, std::size_t rest) {
     do {
         x.up->io.write_until(steady_ns() + ns(x.api->deadlines.body_stall));
-        error_code const ec = co_await x.up->io.writable();
+        error_code ec = asio::error::operation_aborted;
+        if (!x.stop_uploading) ec = co_await x.up->io.writable();
         x.upstream_deaf = static_cast<bool>(ec);
         if (ec) co_return ec;
     } while (!try_write_up(x, p) && p.left() > rest);
@@ -637,16 +641,13 @@ task<bool> session::upload_all(exchange& x) {
         }
         bool const all_out = p.left() == 0 || try_write_up(x, p);
         if (!all_out) co_await write_up(x, p, 0);
-        if (x.upstream_deaf) {
-            x.body_whole = false;
-            co_return false;
-        }
         if (consumed < r.n) {
             x.leftover_begin = consumed;
             x.leftover_end = r.n;
             x.leftover = std::move(buffer);
-            break;
+            co_return !x.upstream_deaf;
         }
+        if (x.upstream_deaf) co_return false;
         if (r.n == buffer.size() && buffer.size() < buffers.large_bytes() && (chunked || x.body_left > buffer.size()))
             enlarge(buffer, buffers);
     }

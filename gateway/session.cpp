@@ -95,8 +95,7 @@ detached session::run() {
                 idle_ = true;
                 nudged_ = false;
                 client_.read_until(last_ns_ + ns(served_ == 0 ? deadlines.head : deadlines.idle));
-                bool const large = expects_long_ && w_.buffers().large_to_spare();
-                io_result const r = co_await client_.read_next(w_.buffers(), in_, large);
+                io_result const r = co_await client_.read_next(w_.buffers(), in_, expects_long_);
                 if (r.ec == asio::error::no_buffer_space) co_await turn_away(refusal::overloaded, 0);
                 if (r.ec || r.n == 0) break;
                 end_ = r.n;
@@ -613,7 +612,7 @@ void session::sweep(std::int64_t now_ns) noexcept {
     // A client that reset its connection while the upstream thinks, or takes what is in hand, before its answer or in it: there
     // is nobody to answer. (A half-closed one still reads.)
     bool const its_turn = current_ && (!current_->head_sent || w_.sweeps() % answered_sweeps == 0);
-    if (its_turn && current_->up && (!current_->uploading || current_->body_whole) && client_.is_open()) {
+    if (its_turn && current_->up && !client_.read_pending() && client_.is_open()) {
         auto const [ec, n] = peek(client_.descriptor());
         if (ec && ec != asio::error::would_block) {
             current_->client_gone = true;

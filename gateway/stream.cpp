@@ -81,6 +81,7 @@ error_code stream::open(int descriptor) {
     }
     descriptor_ = descriptor;
     read_expired_ = write_expired_ = nudged_ = gathering_ = false;
+    seen_ = {};
     read_deadline_ = write_deadline_ = 0;
     return {};
 }
@@ -154,7 +155,8 @@ status stream::shake_hands(read_op& o) noexcept {
 // --- reading
 
 bool stream::read_op::borrow() {
-    if (!*into) *into = promised ? pool->redeem(*promised, large) : large ? pool->large() : pool->small();
+    if (!*into)
+        *into = promised ? pool->redeem(*promised, large) : large && pool->large_to_spare() ? pool->large() : pool->small();
     return static_cast<bool>(*into);
 }
 
@@ -210,9 +212,9 @@ stream::read_awaiter stream::try_more() noexcept {
     read_.finished = false;
     // While it is gathered, only what TLS has in hand is there at once.
     if (descriptor_ >= 0 && !read_.pending && (!gathering_ || (tls_ && tls_->pending()))) {
-        auto const [ec, n] = read_.pipe   ? read_.pipe->fill_from(descriptor_, read_.size)
-                             : gathering_ ? tls_->read(read_.data, read_.size, false)
-                                          : receive(tls_.get(), descriptor_, read_.data, read_.size);
+        auto const [ec, n] = told(read_.pipe   ? read_.pipe->fill_from(descriptor_, read_.size)
+                                  : gathering_ ? tls_->read(read_.data, read_.size, false)
+                                               : receive(tls_.get(), descriptor_, read_.data, read_.size));
         if (!would_block(ec)) {
             read_.ec_ = ec;
             read_.bytes_transferred_ = n;
@@ -225,8 +227,18 @@ stream::read_awaiter stream::try_more() noexcept {
 
 io_result stream::read_now(char* data, std::size_t size) noexcept {
     if (descriptor_ < 0) return {asio::error::bad_descriptor, 0};
-    return receive(tls_.get(), descriptor_, data, size);
+    return told(receive(tls_.get(), descriptor_, data, size));
 }
+
+// Looks whether a read would find anything: bytes, the end, an error.
+bool stream::look() noexcept {
+    auto const [ec, n] = peek(descriptor_);
+    if (ec && !would_block(ec)) seen_ = ec;
+    return !would_block(ec);
+}
+
+// What a read found. Behind an error that a look has taken out of the socket that finds a plain end.
+io_result stream::told(io_result const& r) const noexcept { return !r.ec && r.n == 0 && seen_ ? io_result{seen_, 0} : r; }
 
 void stream::gather(unsigned sweeps) noexcept {
     look_in_ = sweeps;
@@ -275,16 +287,13 @@ void stream::arm_read(bool try_first) noexcept {
 status stream::perform_read(asio::detail::reactor_op* base) {
     auto& o = *static_cast<read_op*>(base);
     stream& s = o.owner;
-    if (o.watch) {
-        auto const [ec, n] = peek(s.descriptor_);
-        return would_block(ec) ? status::not_done : status::done;  // not exhausted: what is there is still to be read
-    }
+    if (o.watch) return s.look() ? status::done : status::not_done;  // not exhausted: what is there is still to be read
     if (o.handshake) {
         s.reactor_.serve();  // it may take a millisecond
         return s.shake_hands(o);
     }
     if (o.pipe) {
-        io_result r = o.pipe->fill_from(s.descriptor_, o.size);
+        io_result r = s.told(o.pipe->fill_from(s.descriptor_, o.size));
         if (would_block(r.ec) && peek(s.descriptor_).n > 0) {
             r = o.pipe->fill_from(s.descriptor_, o.size);  // did they come just now?
             if (would_block(r.ec)) r.ec = asio::error::operation_not_supported;
@@ -304,7 +313,7 @@ status stream::perform_read(asio::detail::reactor_op* base) {
         data = o.into->data();
         size = o.into->size();
     }
-    auto const [ec, n] = receive(s.tls_.get(), s.descriptor_, data, size);
+    auto const [ec, n] = s.told(receive(s.tls_.get(), s.descriptor_, data, size));
     if (would_block(ec)) {
         if (!o.data) o.give_back();
         return status::not_done;
@@ -463,8 +472,7 @@ bool stream::expire(std::int64_t now_ns) noexcept {
 
 void stream::nudge() noexcept {
     if (descriptor_ < 0 || !read_.pending) return;
-    auto const [ec, n] = peek(descriptor_);
-    if (!would_block(ec)) end_by_nudge();
+    if (look()) end_by_nudge();
 }
 
 void stream::end_by_nudge() noexcept {

@@ -79,8 +79,9 @@ class stream {
         void await_suspend(std::coroutine_handle<> h) noexcept { s.start_read(h); }
         io_result await_resume() const noexcept { return s.take_read(); }
     };
-    // Between messages: waits, then reads into a buffer lent from `pool` at that moment (a large one on request; what was
-    // `promised`, where that is given), kept in `into`. no_buffer_space where the pool has none: nothing was read then.
+    // Between messages: waits, then reads into a buffer lent from `pool` at that moment (what was `promised`, where that is
+    // given; a large one on request, and where nothing was promised only while there are some to spare), kept in `into`.
+    // no_buffer_space where the pool has none: nothing was read then.
     read_awaiter read_next(buffer_pool& pool, lease& into, bool large = false, promise* promised = nullptr) noexcept;
     // Within a message: tries at once, then waits. `size` > 0. Every at_once_max-th success in a row is handed over by the loop
     // nevertheless, so that a peer that always has more ready keeps neither the other connections nor the sweep waiting.
@@ -181,6 +182,8 @@ class stream {
     asio::detail::reactor_op::status shake_hands(read_op&) noexcept;
     io_result write_records(std::span<iovec const> pieces) noexcept;
     void end_by_nudge() noexcept;
+    bool look() noexcept;
+    io_result told(io_result const&) const noexcept;
     bool look_again() noexcept;
     io_result take_read() noexcept;
     void wake_at(std::size_t bytes) noexcept;
@@ -194,6 +197,7 @@ class stream {
     bool write_expired_ = false;
     bool nudged_ = false;
     bool gathering_ = false;
+    error_code seen_;               // by a look, which takes an error out of the socket: for the read behind it
     unsigned look_in_ = 0;          // sweeps, while gathering
     unsigned handshake_parts_ = 0;  // that were not the last
     unsigned at_once_ = 0;          // reads that succeeded since the loop was last returned to

@@ -273,6 +273,12 @@ def cramped(played, up):
     return played
 
 
+def with_deadlines(gateway, **deadlines):
+    gateway.settings["api"][0]["deadlines"].update(deadlines)
+    gateway.configure()
+    gateway.reload()
+
+
 def post(client, framing, path, key, body, method="POST", fields=()):
     framed_by, wire = IN_HAND[framing](body)
     client.request(method, path, key, [*framed_by, *fields], wire)
@@ -310,12 +316,20 @@ def test_a_request_that_is_taken_late_arrives_whole_and_the_connections_go_on(cr
     assert len(up.connections) == 1
 
 
-def test_a_request_that_is_not_taken_is_504_and_only_that(cramped, up):
+@pytest.mark.parametrize("what", ["body", "head"])
+def test_a_request_that_is_not_taken_is_504_when_body_stall_is_over(cramped, up, what):
+    with_deadlines(cramped, response_head="60s")
     key, path, rid, over = cramped.create_key()["key"], "/" + unique(), unique(), threading.Event()
     up.on(path, lambda x: over.wait(bound(10)))
+    if what == "head":
+        up.on_accept = lambda connection: over.wait(bound(10))
     with cramped.client() as c:
-        post(c, "length", path, key, bytes(20_000), fields=[("X-Request-Id", rid)])
+        if what == "head":
+            c.request("GET", path, key, [("X-Request-Id", rid), *((f"X-{n}", "a" * 2000) for n in range(7))])
+        else:
+            post(c, "length", path, key, bytes(20_000), fields=[("X-Request-Id", rid)])
         problem(c.response(), 504, "upstream_timeout")
+        up.on_accept = None
         served(c.get("/after", key))
     over.set()
     assert cramped.record(rid)["outcome"] == "upstream_failed"
@@ -362,16 +376,14 @@ def test_of_a_request_sent_again_the_answer_may_come_early_too(cramped, up):
     assert cramped.metric("latchkey_upstream_retries_total") == 5
 
 
-@pytest.mark.parametrize("size", [0, 20_000])
-def test_a_client_that_resets_while_its_body_waits_for_the_upstream_is_noticed(cramped, up, size):
-    """Long before body_stall, here made long"""
-    cramped.settings["api"][0]["deadlines"]["body_stall"] = "60s"
-    cramped.configure()
-    cramped.reload()
+@pytest.mark.parametrize("declared, sent", [(0, 0), (20_000, 20_000), (30_000, 20_000)])
+def test_a_client_that_resets_while_its_body_waits_for_the_upstream_is_noticed(cramped, up, declared, sent):
+    """Long before any deadline"""
+    with_deadlines(cramped, response_head="60s", body_stall="60s")
     key, path, rid, over = cramped.create_key()["key"], "/" + unique(), unique(), threading.Event()
     up.on(path, lambda x: over.wait(bound(20)))
     with cramped.client() as c:
-        post(c, "length", path, key, bytes(size), fields=[("X-Request-Id", rid)])
+        c.request("POST", path, key, [("Content-Length", str(declared)), ("X-Request-Id", rid)], bytes(sent))
         up.wait(lambda: up.seen(path))
         c.reset()
         assert cramped.record(rid)["outcome"] == "client_aborted"

@@ -2,6 +2,8 @@
 which worker took a connection, and an upstream of its own."""
 import concurrent.futures
 import contextlib
+import os
+import signal
 import socket
 import threading
 import time
@@ -170,6 +172,34 @@ def test_an_early_answer_to_a_body_that_was_not_read_closes_the_connection(deaf)
             assert case.run(g)
             in_flight(g, 0)
             case.check(closed=True)
+
+
+@pytest.mark.parametrize("method, status", [("PUT", 200), ("POST", 502)])
+def test_a_last_chunk_and_the_upstreams_reset_seen_together_lose_nothing_and_send_no_POST_twice(up, method, status):
+    """What is sent again has the last chunk, and the request behind it is read. The gateway stands still, so that it finds both."""
+    path, after, stopped, sent = "/" + unique(), "/" + unique(), threading.Event(), threading.Event()
+    with serving(up.url) as g, g.client() as c:
+        def first_breaks(x):
+            if len(up.seen(path)) > 1:
+                return x.answer(200, [], x.body())
+            x.reader.until(b"abc\r\n", time.monotonic() + bound(10))
+            os.kill(g.pid, signal.SIGSTOP)
+            stopped.set()
+            sent.wait(bound(10))
+            x.reset()
+            time.sleep(0.003)  # the reset's way
+            return os.kill(g.pid, signal.SIGCONT)
+        up.on(path, first_breaks)
+        for _ in range(8):  # by now the kernel acknowledges nothing before it has something to send
+            served(c.get("/before"))
+        c.request(method, path, None, [("Transfer-Encoding", "chunked")], b"3\r\nabc\r\n")
+        assert stopped.wait(bound(10))
+        c.send(b"0\r\n\r\n" + request_bytes("GET", after))
+        sent.set()
+        answer = c.response()
+        assert answer.status == status and (status != 200 or answer.body == b"abc")
+        assert served(c.response())["target"] == after
+    assert len(up.seen(path)) == (2 if method == "PUT" else 1)
 
 
 @pytest.mark.parametrize("first, second", [(b"\r", b"\n"), (b"\r\n", b""), (b"\r\n\r", b"\n"), (b"\r\n\r\n\r", b"\n\r\n")])

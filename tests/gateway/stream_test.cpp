@@ -115,13 +115,25 @@ TEST_CASE("a long message that is expected is read at once into a large buffer, 
     CHECK(f.into.size() == f.pool.large_bytes());
 
     f.got = {};
-    lease const one = f.pool.large();
     f.into.reset();
-    lease const two = f.pool.large();
-    say(f.p.theirs, message);
+    lease const one = f.pool.large();
     read_next(f.s, f.pool, f.into, f.got, true);
+    f.l.turn();
+    CHECK_FALSE(f.got.done);
+    say(f.p.theirs, message);
     REQUIRE(f.l.until([&] { return f.got.done; }));
-    CHECK(f.got.text == message.substr(0, f.pool.small_bytes()));
+    CHECK(f.got.text == message.substr(0, f.pool.small_bytes()));  // half of them are lent: none is to spare
+}
+
+TEST_CASE("whether a large buffer is to spare is asked when the bytes have come") {
+    fixture f;
+    std::string const message(10'000, 'm');
+    read_next(f.s, f.pool, f.into, f.got, true);
+    f.l.turn();
+    lease const one = f.pool.large();
+    say(f.p.theirs, message);
+    REQUIRE(f.l.until([&] { return f.got.done; }));
+    CHECK(f.into.size() == f.pool.small_bytes());
 }
 
 TEST_CASE("read_more takes what is there at once, and waits for the rest") {
@@ -281,6 +293,29 @@ TEST_CASE("a watch is told of bytes and of the end, and takes none of them") {
     f.s.watch(count, &told);
     f.p.close();
     REQUIRE(f.l.until([&] { return told == 2; }));
+}
+
+TEST_CASE("an error that a watch or a nudge has seen is the next read's, not a plain end") {
+    fixture f;
+    int told = 0;
+    bool const by_watch = GENERATE(true, false);
+    CAPTURE(by_watch);
+    REQUIRE_FALSE(f.s.write_now("x", 1).ec);  // unread, it makes the peer's end a reset
+    if (by_watch) {
+        f.s.watch([](void* n) { ++*static_cast<int*>(n); }, &told);
+        f.p.close();
+        REQUIRE(f.l.until([&] { return told == 1; }));
+        read_next(f.s, f.pool, f.into, f.got);
+    } else {
+        read_next(f.s, f.pool, f.into, f.got);
+        f.l.turn();
+        f.p.close();
+        f.s.nudge();
+    }
+    REQUIRE(f.l.until([&] { return f.got.done; }));
+    CHECK(f.got.ec == asio::error::connection_reset);
+    char c = 0;
+    CHECK(f.s.read_now(&c, 1).ec == asio::error::connection_reset);
 }
 
 TEST_CASE("a read takes a watch's wait over") {
