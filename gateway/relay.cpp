@@ -96,7 +96,7 @@ task<refusal> session::ask_upstream(exchange& x) {
         x.up = nullptr;
         if (!promise_room(x)) co_return why;  // what the discarded one and the upload held is free again, but perhaps not for us
         x.up_bytes = 0;
-        x.upstream_deaf = x.up_was_reset = false;
+        x.upstream_deaf = false;
         x.retried = true;
         w_.count().upstream_retries.add();
     }
@@ -236,7 +236,7 @@ task<refusal> session::read_answer(exchange& x) {
             }
             r = co_await up.io.read_more(up.in.data() + up.end, up.in.size() - up.end);
         }
-        x.ended_by_fin = !r.ec && r.n == 0 && !x.up_was_reset;
+        x.ended_by_fin = !r.ec && r.n == 0;
         if (r.ec || r.n == 0) co_return answer_failure(x, r.ec);
         up.end += r.n;
     }
@@ -541,8 +541,6 @@ bool session::try_write_up(exchange& x, pieces& p) {
     x.up_bytes += r.n;
     p.advance(r.n);
     x.upstream_deaf = r.ec && !would_block(r.ec);
-    // (EPIPE comes behind the upstream's own end of stream.)
-    x.up_was_reset = x.upstream_deaf && r.ec != asio::error::broken_pipe;
     return p.left() == 0 || x.upstream_deaf;
 }
 

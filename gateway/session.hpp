@@ -67,7 +67,6 @@ struct exchange {
     bool upstream_deaf = false;    // the upstream takes no more of it
     bool client_gone = false;
     bool ended_by_fin = false;  // the upstream's last read ended with its end of stream, not with a reset
-    bool up_was_reset = false;  // a write to it has taken that error: then the read behind it finds a plain end
     bool in_flight = false;     // counted as such
     refusal upload_failure = refusal::none;
     event upload_done;

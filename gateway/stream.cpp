@@ -233,11 +233,18 @@ io_result stream::read_now(char* data, std::size_t size) noexcept {
 // Looks whether a read would find anything: bytes, the end, an error.
 bool stream::look() noexcept {
     auto const [ec, n] = peek(descriptor_);
-    if (ec && !would_block(ec)) seen_ = ec;
+    if (ec && !would_block(ec)) taken(ec);
     return !would_block(ec);
 }
 
-// What a read found. Behind an error that a look has taken out of the socket that finds a plain end.
+// A look or a write takes an error out of the socket, and the read behind it would find a plain end. (EPIPE comes behind such an
+// end of the peer's own.)
+error_code stream::taken(error_code const& ec) noexcept {
+    if (ec != asio::error::broken_pipe) seen_ = ec;
+    return ec;
+}
+
+// What a read found, then.
 io_result stream::told(io_result const& r) const noexcept { return !r.ec && r.n == 0 && seen_ ? io_result{seen_, 0} : r; }
 
 void stream::gather(unsigned sweeps) noexcept {
@@ -390,7 +397,7 @@ io_result stream::write_now(std::span<iovec const> pieces) noexcept {
         ssize_t const n = ::sendmsg(descriptor_, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n >= 0) return {{}, static_cast<std::size_t>(n)};
         if (errno == EAGAIN || errno == EWOULDBLOCK) return {asio::error::would_block, 0};
-        if (errno != EINTR) return {last_error(), 0};
+        if (errno != EINTR) return {taken(last_error()), 0};
     }
 }
 
@@ -410,7 +417,7 @@ io_result stream::write_now(char const* data, std::size_t size) noexcept {
         ssize_t const n = plain_send(descriptor_, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n >= 0) return {{}, static_cast<std::size_t>(n)};
         if (errno == EAGAIN || errno == EWOULDBLOCK) return {asio::error::would_block, 0};
-        if (errno != EINTR) return {last_error(), 0};
+        if (errno != EINTR) return {taken(last_error()), 0};
     }
 }
 

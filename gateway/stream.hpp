@@ -183,6 +183,7 @@ class stream {
     io_result write_records(std::span<iovec const> pieces) noexcept;
     void end_by_nudge() noexcept;
     bool look() noexcept;
+    error_code taken(error_code const&) noexcept;
     io_result told(io_result const&) const noexcept;
     bool look_again() noexcept;
     io_result take_read() noexcept;
@@ -197,7 +198,7 @@ class stream {
     bool write_expired_ = false;
     bool nudged_ = false;
     bool gathering_ = false;
-    error_code seen_;               // by a look, which takes an error out of the socket: for the read behind it
+    error_code seen_;               // by a look or a write, which take an error out of the socket: for the read behind it
     unsigned look_in_ = 0;          // sweeps, while gathering
     unsigned handshake_parts_ = 0;  // that were not the last
     unsigned at_once_ = 0;          // reads that succeeded since the loop was last returned to

@@ -1,10 +1,9 @@
 /* Preloaded into the program by tests: plays a disk that fails, a wall clock that jumps, a name that moves, a system without
-   threads and one without splice(), and one that holds little for the network. What it plays stands in a file of six 64-bit words,
-   named by LATCHKEY_SHIM: how many seconds
-   CLOCK_REALTIME is off; the errno with which writes to database files fail (0: none); the last byte of the address 127.0.0.x of
-   "played.test" (0: it cannot be resolved); the error with which threads are not started (0: they are); the errno with which
-   splice() fails (0: it does not), plus 256 where only that out of a pipe fails; the size of the send buffers of the sockets that
-   are connected (0: as they are). Other clocks, files and names stay as they are. */
+   threads, one without splice() and one that holds little for the network. What it plays stands in a file of six 64-bit words, named
+   by LATCHKEY_SHIM: how many seconds CLOCK_REALTIME is off; the errno with which writes to database files fail (0: none); the last
+   byte of the address 127.0.0.x of "played.test" (0: it cannot be resolved); the error with which threads are not started (0: they
+   are); the errno with which splice() fails (0: it does not), plus 256 where only that out of a pipe fails; the size of the send
+   buffers of the sockets that are connected (0: as they are). Other clocks, files and names stay as they are. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
