@@ -47,7 +47,29 @@ bool bearer_is_key(conf::key_settings const& settings, conf::api const& api, key
     });
 }
 
-credential read_credential(head const& h, conf::key_settings const& settings) noexcept {
+bool key_guess::look(std::string_view bytes) noexcept {
+    forget();
+    auto const line_end = size_ == 0 ? std::string_view::npos : bytes.find('\n');
+    if (line_end == std::string_view::npos) return false;
+    std::size_t const at = line_end + behind_line_;
+    if (at + size_ >= bytes.size() || bytes[at - 1] != ' ' || bytes[at + size_] != '\r') return false;
+    text_ = bytes.substr(at, size_);
+    hash_ = keystore::digest_of(text_);
+    return true;
+}
+
+bool key_guess::digest_of(std::string_view key, head const& h, keystore::digest& out) noexcept {
+    bool const guessed = key.data() == text_.data() && key.size() == text_.size();
+    out = guessed ? hash_ : keystore::digest_of(key);
+    forget();
+    auto const* const line_end = h.target.data() + h.target.size() + std::string_view(" HTTP/1.1\r").size();
+    auto const behind = static_cast<std::size_t>(key.data() - line_end);
+    size_ = behind <= UINT16_MAX ? static_cast<std::uint16_t>(key.size()) : std::uint16_t{0};
+    behind_line_ = static_cast<std::uint16_t>(behind);
+    return guessed;
+}
+
+credential read_credential(head const& h, conf::key_settings const& settings, key_guess* guess) noexcept {
     credential out;
     std::string_view key;
     unsigned keys = 0;
@@ -68,7 +90,10 @@ credential read_credential(head const& h, conf::key_settings const& settings) no
         // Only what the table has is a key, so its form and checksum need not be looked at: of a good one that costs as much as
         // its digest, and who sends bad ones is told the same.
         out.why = of_a_keys_length(key) ? refusal::none : refusal::key_invalid;
-        if (out.why == refusal::none) out.hash = keystore::digest_of(key);
+        if (out.why == refusal::none && guess)
+            out.guessed = guess->digest_of(key, h, out.hash);
+        else if (out.why == refusal::none)
+            out.hash = keystore::digest_of(key);
     }
     return out;
 }

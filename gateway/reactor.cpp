@@ -53,27 +53,32 @@ void reactor::later(message kind, waiting& w) noexcept {
 }
 
 void reactor::serve() noexcept {
-    assert(!deciding_);
+    assert(part_ == part::send);
     if (std::exchange(waiting_, 0) == 0) return;
-    step(answers_);
-    step(requests_);
+    step(answers_, part::decide);
+    step(requests_, part::look);
 }
 
-void reactor::step(list& messages) noexcept {
-    deciding_ = !messages.empty() && std::next(messages.begin()) != messages.end();
-    go_on(messages);
-    deciding_ = false;
-    go_on(sends_);
+void reactor::step(list& messages, part first) noexcept {
+    bool const several = !messages.empty() && std::next(messages.begin()) != messages.end();
+    part_ = several ? first : part::send;
+    go_on(messages, several);
+    for (auto p = static_cast<std::size_t>(first) + 1; p < turns_.size(); ++p) {
+        part_ = static_cast<part>(p);
+        go_on(turns_[p], true);
+    }
 }
 
-void reactor::go_on(list& all) noexcept {
-    while (!all.empty()) {
+void reactor::go_on(list& all, bool several) noexcept {
+    for (unsigned n = 0; !all.empty(); ++n) {
+        if (several && n % clock_shared_by == 0) step_ns_ = steady_ns();
         waiting& w = all.front();
         all.pop_front();
         w.go_on(w);
     }
+    step_ns_ = 0;
 }
 
-void reactor::send_turn::resume(waiting& w) noexcept { static_cast<send_turn&>(w).sender_.resume(); }
+void reactor::turn::resume(waiting& w) noexcept { static_cast<turn&>(w).awaiting_.resume(); }
 
 }  // namespace latchkey::gateway

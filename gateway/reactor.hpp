@@ -11,6 +11,7 @@
 // cancelled. Whatever else the worker does between two looks at the kernel (a handshake, a long message, a write that goes on, an
 // accept, a timer) serves first who waits.
 
+#include <array>
 #include <boost/asio/detail/epoll_reactor.hpp>
 #include <boost/asio/detail/scheduler.hpp>
 #include <boost/intrusive/slist.hpp>
@@ -18,6 +19,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/clock.hpp"
 #include "gateway/net.hpp"
 
 namespace latchkey::gateway {
@@ -46,22 +48,31 @@ class reactor final : public asio::detail::epoll_reactor {
     // So many wait at most, for each holds a buffer: then they are served. 0 or 1: none waits for another.
     void wait_at_most(std::size_t n) noexcept { waiting_max_ = n; }
 
-    // To be awaited by who has decided and is about to send: goes on when all others of this step have decided, too. Whether it
-    // waited for them.
-    class [[nodiscard]] send_turn : waiting {
+    // steady_ns(), as it was a few messages ago where several go on together: what a step does for each is not worth a look at
+    // the clock. Not for what may have taken long itself.
+    std::int64_t now() const noexcept { return step_ns_ != 0 ? step_ns_ : steady_ns(); }
+    static constexpr unsigned clock_shared_by = 8;
+
+    // The parts of a step: each is done for all its messages before the next begins. To look at a request is to ask for memory
+    // that its decision will need.
+    enum class part : std::uint8_t { look, decide, send };
+
+    // To be awaited before one begins: goes on when all others of this step are as far. Whether it waited for them.
+    class [[nodiscard]] turn : waiting {
       public:
-        explicit send_turn(reactor& r) : waiting(&resume), reactor_(r) {}
-        bool await_ready() const noexcept { return !reactor_.deciding_; }
+        turn(reactor& r, part next) : waiting(&resume), reactor_(r), next_(next) {}
+        bool await_ready() const noexcept { return reactor_.part_ >= next_; }
         void await_suspend(std::coroutine_handle<> h) noexcept {
-            sender_ = h;
-            reactor_.sends_.push_back(*this);
+            awaiting_ = h;
+            reactor_.turns_[static_cast<std::size_t>(next_)].push_back(*this);
         }
-        bool await_resume() const noexcept { return static_cast<bool>(sender_); }
+        bool await_resume() const noexcept { return static_cast<bool>(awaiting_); }
 
       private:
         static void resume(waiting&) noexcept;
         reactor& reactor_;
-        std::coroutine_handle<> sender_;
+        part next_;
+        std::coroutine_handle<> awaiting_;
     };
 
     // Serves what waits for its step, now.
@@ -79,18 +90,19 @@ class reactor final : public asio::detail::epoll_reactor {
     };
 
     explicit reactor(io_context& io);
-    void step(list& messages) noexcept;
-    static void go_on(list& all) noexcept;
+    void step(list& messages, part first) noexcept;
+    void go_on(list& all, bool several) noexcept;
 
     asio::detail::scheduler& scheduler_;
     last_of_turn last_{*this};  // stands in Asio's queue behind what was found
     list answers_;
     list requests_;
-    list sends_;
-    std::size_t waiting_ = 0;  // in answers_ and requests_
+    std::array<list, 3> turns_;  // [part]: who waits for it
+    std::size_t waiting_ = 0;    // in answers_ and requests_
     std::size_t waiting_max_ = 128;
+    std::int64_t step_ns_ = 0;  // the clock, as last read for a step; 0: no step of several runs
     bool gathering_ = false;
-    bool deciding_ = false;
+    part part_ = part::send;  // of the step that runs; send, too, where none does: then nobody waits
 };
 
 }  // namespace latchkey::gateway

@@ -72,7 +72,7 @@ task<refusal> session::ask_upstream(exchange& x) {
         if (why == refusal::none && !write_request_lines(x)) why = refusal::head_too_large;
         if (why == refusal::none) {
             std::size_t const body_bytes = gather_request(x);
-            if (co_await reactor::send_turn(w_.poller())) x.asked_ns = last_ns_ = steady_ns();
+            if (co_await reactor::turn(w_.poller(), reactor::part::send)) x.asked_ns = last_ns_ = w_.poller().now();
             // The head goes out first, for the answer's will take its place.
             error_code stalled;
             if (!try_write_up(x, x.unsent) && x.unsent.left() > body_bytes) {
@@ -240,12 +240,12 @@ task<refusal> session::read_answer(exchange& x) {
         if (r.ec || r.n == 0) co_return answer_failure(x, r.ec);
         up.end += r.n;
     }
-    x.answered_ns = last_ns_ = steady_ns();
+    x.answered_ns = last_ns_ = w_.poller().now();
     if (x.upload_failure == refusal::upstream_timeout) x.upload_failure = refusal::none;  // it came after all
     response r;
     if (!compose_response(x, h, frame, r)) co_return refusal::upstream_invalid;
     error_code ec;
-    if (co_await reactor::send_turn(w_.poller())) last_ns_ = steady_ns();
+    if (co_await reactor::turn(w_.poller(), reactor::part::send)) last_ns_ = w_.poller().now();
     if (!try_send(x, r.first, r.last, ec)) ec = co_await send(x, r.first, r.last);
     r.more.reset();
     bool sent = !ec;

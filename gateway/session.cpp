@@ -99,14 +99,17 @@ detached session::run() {
                 if (r.ec == asio::error::no_buffer_space) co_await turn_away(refusal::overloaded, 0);
                 if (r.ec || r.n == 0) break;
                 end_ = r.n;
+                idle_ = false;
                 w_.buffers().shrink(in_, end_);
+                if (guess_.look({in_.data(), end_})) w_.keys().prefetch_slot(guess_.hash());
+                co_await reactor::turn(w_.poller(), reactor::part::decide);
                 pipelined = 0;
             } else if (++pipelined == pipelined_max) {
                 pipelined = 0;
                 co_await w_.next_turn();
             }
-            idle_ = false;
-            go_on = co_await exchange_once();
+            go_on = co_await exchange_once(pipelined != 0);
+            guess_.forget();
             if (go_on && w_.draining() && !w_.patient()) {
                 linger_ = true;
                 go_on = false;
@@ -157,10 +160,11 @@ task<bool> session::shake_hands() {
 
 // --- The way of one request. Each step either goes on or names the reason why not; there is no way back.
 
-task<bool> session::exchange_once() {
+task<bool> session::exchange_once(bool pipelined) {
     exchange x;
     current_ = &x;
-    x.began_ns = last_ns_ = steady_ns();
+    // A request that stood behind another one began when that had ended, which may have taken long.
+    x.began_ns = last_ns_ = pipelined ? steady_ns() : w_.poller().now();
     if (client_.tls()) x.wire_began = client_.tls()->sent();
     try {
         refusal why = refusal::none;
@@ -228,6 +232,7 @@ task<refusal> session::more_of_head(exchange& x) {
         end_ -= begin_;
         begin_ = 0;
     }
+    guess_.forget();
     std::int64_t const until = x.began_ns + ns(w_.shared().settings.client.head);
     if (x.head_late || last_ns_ >= until) co_return refusal::head_timeout;
     if (client_.tls()) {
@@ -265,8 +270,9 @@ refusal session::decide(exchange& x) {
         if (f.id == field_id::request_id && !f.alias && good_request_id(f.value)) x.request_id = f.value;
 
     // The key is only read here, and its place in the table asked for, so that it has come when the key's turn is.
-    credential const shown = read_credential(h, w_.shared().settings.keys);
+    credential const shown = read_credential(h, w_.shared().settings.keys, &guess_);
     if (shown.why == refusal::none) w_.keys().prefetch_slot(shown.hash);
+    if (shown.guessed) w_.keys().prefetch_entry(shown.hash);
 
     refusal why = check_request(h, x.frame);
     if (why == refusal::none) why = take_body(x, h);  // before all else: what follows on the connection begins behind it
@@ -399,7 +405,7 @@ bool session::promise_room(exchange& x) noexcept {
 
 task<refusal> session::refuse(exchange& x, refusal why) {
     auto const& text = text_of(why);
-    last_ns_ = steady_ns();
+    last_ns_ = w_.poller().now();
     x.end = outcome_of(why);
     x.status = text.status;
     x.answer_room.reset();
@@ -419,8 +425,8 @@ task<refusal> session::refuse(exchange& x, refusal why) {
         x.in_flight = false;
         w_.count().in_flight.subtract();
     }
-    if (x.out && co_await reactor::send_turn(w_.poller()))
-        last_ns_ = steady_ns();  // the spare space cannot be held across a wait
+    if (x.out && co_await reactor::turn(w_.poller(), reactor::part::send))
+        last_ns_ = w_.poller().now();  // the spare space cannot be held across a wait
     if (x.out)
         ec = co_await send(x, p, true);
     else if (!try_send(x, p, true, ec))

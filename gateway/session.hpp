@@ -145,7 +145,7 @@ class session : public boost::intrusive::list_base_hook<> {
 
   private:
     // --- the walk (session.cpp)
-    task<bool> exchange_once();
+    task<bool> exchange_once(bool pipelined);
     bool try_read_head(exchange&, std::size_t& searched, refusal& why);
     task<refusal> rest_of_head(exchange&, std::size_t searched);
     task<refusal> more_of_head(exchange&);
@@ -204,6 +204,7 @@ class session : public boost::intrusive::list_base_hook<> {
     std::size_t begin_ = 0;
     std::size_t end_ = 0;
     exchange* current_ = nullptr;
+    key_guess guess_;
     listener_address const& at_;
     address_bytes address_;
     std::array<char, 46> address_text_;

@@ -36,8 +36,9 @@ struct record {
     std::string_view path;     // without the query
     std::uint16_t status = 0;  // 0: nothing was sent to the client
     outcome end = outcome::served;
-    std::uint64_t request_bytes = 0;            // as read from the client: head and body with their framing
-    std::uint64_t response_bytes = 0;           // as sent to the client
+    std::uint64_t request_bytes = 0;   // as read from the client: head and body with their framing
+    std::uint64_t response_bytes = 0;  // as sent to the client
+    // Where many messages came together, right to what a few of them took: they share a look at the clock.
     std::uint32_t duration_us = 0;              // clamped to 71 minutes
     std::uint32_t upstream_us = 0;              // request handed to the upstream until its response head; 0: never asked
     std::array<unsigned char, 16> client_ip{};  // IPv6, or IPv4 mapped (::ffff:a.b.c.d)

@@ -1,6 +1,6 @@
 #pragma once
-// Usage records as a busy gateway makes them: 500 keys of 50 applications, 200 paths of which a quarter carry a number, random
-// ids and times.
+// Usage records as a busy gateway makes them: so many keys of a tenth as many applications, 200 paths of which a quarter carry a
+// number, random ids and times.
 
 #include <cstdio>
 #include <random>
@@ -17,22 +17,23 @@ struct traffic {
     std::vector<std::string> texts;
     std::vector<usage::record> records;
 
-    explicit traffic(std::size_t count) {
+    explicit traffic(std::size_t count, std::size_t keys_wanted = 500) {
+        std::size_t const applications_wanted = keys_wanted / 10;
         std::mt19937_64 random(7);
-        texts.reserve(count * 2 + 2000);
+        texts.reserve(count * 2 + keys_wanted * 2 + 2000);
         auto const text = [&](std::string t) -> std::string_view { return texts.emplace_back(std::move(t)); };
         std::vector<std::string_view> applications;
         std::vector<std::string_view> application_ids;
         std::vector<std::string_view> keys;
         std::vector<std::string_view> paths;
-        keys.reserve(500);
+        keys.reserve(keys_wanted);
         paths.reserve(200);
         char id[33];
-        for (int i = 0; i < 50; ++i) {
+        for (std::size_t i = 0; i < applications_wanted; ++i) {
             applications.push_back(text("application " + std::to_string(i)));
             application_ids.push_back(text("app_" + std::to_string(1'000'000'000'000'000ULL + random() % 1'000'000'000ULL)));
         }
-        for (int i = 0; i < 500; ++i)
+        for (std::size_t i = 0; i < keys_wanted; ++i)
             keys.push_back(text("key_" + std::to_string(1'000'000'000'000'000ULL + random() % 1'000'000'000ULL)));
         for (int i = 0; i < 200; ++i) paths.push_back(text("/v1/resource/" + std::to_string(i) + "/items"));
         std::int64_t now = 1'790'000'000'000;
@@ -44,8 +45,8 @@ struct traffic {
             r.time_ms = now += static_cast<std::int64_t>(random() % 2);
             r.request_id = text(id);
             r.key_id = keys[key];
-            r.application = applications[key % 50];
-            r.application_id = application_ids[key % 50];
+            r.application = applications[key % applications_wanted];
+            r.application_id = application_ids[key % applications_wanted];
             r.api = "default";
             r.method = random() % 8 == 0 ? "POST" : "GET";
             r.host = "api.example.com";

@@ -33,9 +33,17 @@ struct folder {
     folder& operator=(folder const&) = delete;
 };
 
+constexpr std::size_t few_keys = 500;
+constexpr std::size_t many_keys = 16'384;  // more than a block has records
+
 traffic const& shared_traffic() {
-    static traffic const t(4 * block_records);
+    static traffic const t(4 * block_records, few_keys);
     return t;
+}
+
+traffic const& traffic_of(benchmark::State const& state) {
+    static traffic const many(4 * block_records, many_keys);
+    return static_cast<std::size_t>(state.range(0)) == many_keys ? many : shared_traffic();
 }
 
 // The worker's part. The ring is emptied with the clock stopped, once in a lap.
@@ -63,7 +71,7 @@ void ring_append(benchmark::State& state) {
 BENCHMARK(ring_append)->Arg(0)->Arg(1);
 
 void block_pack(benchmark::State& state) {
-    auto const& t = shared_traffic();
+    auto const& t = traffic_of(state);
     block_packer p;
     for (auto _ : state) {
         p.clear();
@@ -71,10 +79,10 @@ void block_pack(benchmark::State& state) {
     }
     state.SetItemsProcessed(state.iterations() * static_cast<std::int64_t>(block_records));
 }
-BENCHMARK(block_pack);
+BENCHMARK(block_pack)->ArgName("keys")->Arg(few_keys)->Arg(many_keys);
 
 void block_seal(benchmark::State& state) {
-    auto const& t = shared_traffic();
+    auto const& t = traffic_of(state);
     block_packer p;
     for (std::size_t i = 0; i < block_records; ++i) p.add(t.records[i]);
     std::size_t bytes = 0;
@@ -82,7 +90,7 @@ void block_seal(benchmark::State& state) {
     state.counters["bytes_per_record"] = static_cast<double>(bytes) / block_records;
     state.SetItemsProcessed(state.iterations() * static_cast<std::int64_t>(block_records));
 }
-BENCHMARK(block_seal);
+BENCHMARK(block_seal)->ArgName("keys")->Arg(few_keys)->Arg(many_keys);
 
 // The flusher's part as a whole: from full ring to committed transaction.
 void flush(benchmark::State& state) {

@@ -2,12 +2,14 @@
 import json
 import re
 import sqlite3
+import time
 import zlib
+from random import Random
 
 import pytest
 
 from conftest import fixture_of, run
-from harness import Gateway, describe, problem, request_bytes, served, unique, wait_until
+from harness import Gateway, describe, problem, request_bytes, served, told_fields, unique, wait_until
 
 KNOWN_BODY = "qkJaB6MffYVzZXWqmcoF49yrUxP3wf"
 bearer = fixture_of({"keys": {"bearer": True, "realm": "house", "prefix": "acme"}})
@@ -72,6 +74,38 @@ def test_a_refused_head_request_has_no_body(client):
     r = client.response("HEAD")
     assert r.status == 401 and int(r.fields.get("content-length")) > 0
     problem(client.get("/x"), 401)
+
+
+def test_each_request_of_a_connection_counts_by_its_own_key(gateway):
+    """Wherever the key stands, whatever stood there before, and in whatever parts it comes."""
+    ours = [gateway.create_key() for _ in range(3)]
+    gateway.cli("keys", "revoke", ours[2]["id"], "--yes")
+    unknown = "lk_" + KNOWN_BODY + "0LsakP"
+    assert {len(k["key"]) for k in ours} == {len(unknown)}
+    random = Random(4)
+    shapes = ["X-API-KEY: {key}", "x-api-key: {key}\r\nX-API-KEy: {other}", "X-Api-Kez: {other}\r\nX-API-KEY: {key}", "Accept: */*\r\nX-API-KEY:{key}",
+              "X-API-KEY: {key}\r\nAccept: */*", "X-Api-Kez: {other}", "X-API-KEY: {key}\r\nX-API-KEY: {other}"]
+    with gateway.client() as c:
+        for _ in range(400):
+            shape, target = random.choice(shapes), "/" + "t" * random.choice((1, 1, 1, 7))
+            made, other = random.choice([*ours, None]), random.choice(ours)["key"]
+            fields = shape.format(key=made["key"] if made else unknown, other=other)
+            bytes_ = f"GET {target} HTTP/1.1\r\nHost: h\r\n{fields}\r\n\r\n".encode()
+            if random.random() < 0.3:  # in two parts, the first of which may end anywhere about the key
+                at = random.randrange(1, len(bytes_))
+                c.send(bytes_[:at])
+                time.sleep(0.002)
+                bytes_ = bytes_[at:]
+            c.send(bytes_)
+            r = c.response()
+            shown = fields.lower().count("x-api-key:")
+            if shown != 1:
+                problem(r, 401, "duplicate_key" if shown else "key_missing")
+            elif made in ours[:2]:
+                told = told_fields(served(r))
+                assert (told.get("x-consumer-id"), told.get("x-credential-identifier")) == (made["application_id"], made["id"])
+            else:
+                problem(r, 401, "key_invalid")
 
 
 def test_bearer_is_taken_where_it_is_on(bearer):

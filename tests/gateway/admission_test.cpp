@@ -120,6 +120,107 @@ TEST_CASE("a bearer token is a key where the settings say so") {
     CHECK(f.ask("Authorization: Bearer nope-nope-nope-nope\r\n") == refusal::key_invalid);
 }
 
+TEST_CASE("the next key is guessed where the last one stood, and only a guess that the head confirms counts") {
+    fixture f;
+    key_guess guess;
+    bool looked = false;
+    // A request in whose bytes a key was looked for, as far as they had come.
+    auto const ask = [&](std::string const& text, std::size_t come = std::string::npos) {
+        message m(text);
+        looked = guess.look(m.text().substr(0, come));
+        REQUIRE(m.request() == parsed::whole);
+        return read_credential(*m, f.settings, &guess);
+    };
+    auto const with = [](std::string const& target, std::string const& key, std::string const& more = "") {
+        return "GET " + target + " HTTP/1.1\r\nHost: h\r\nX-API-KEY: " + key + "\r\n" + more + "\r\n";
+    };
+    auto c = ask(with("/", f.good));
+    CHECK_FALSE(looked);  // none was seen yet
+    CHECK_FALSE(c.guessed);
+    CHECK(c.hash == keystore::digest_of(f.good));
+
+    SECTION("the same key, and another of its length, whatever the target") {
+        for (auto const& key : {f.good, f.revoked, f.good})
+            for (char const* const target : {"/", "/a/long/way?with=a&query", "http://h/x"}) {
+                c = ask(with(target, key));
+                CHECK(looked);
+                CHECK(c.guessed);
+                CHECK(c.why == refusal::none);
+                CHECK(c.hash == keystore::digest_of(key));
+            }
+        c = ask("POST / HTTP/1.0\r\nHost: h\r\nX-API-KEY: " + f.good + "\r\nContent-Length: 1\r\n\r\nb");
+        CHECK(c.guessed);
+        CHECK(guess.hash() == keystore::digest_of(f.good));
+    }
+    SECTION("a longer and a shorter key are no guess") {
+        for (auto const& key : {f.good + "x", f.good.substr(1), f.foreign}) {
+            c = ask(with("/", key));
+            CHECK_FALSE(looked);
+            CHECK_FALSE(c.guessed);
+            CHECK(c.hash == keystore::digest_of(key));
+            ask(with("/", f.good));
+        }
+    }
+    SECTION("a key elsewhere is none, and the next is guessed there") {
+        for (int i = 0; i < 2; ++i) {
+            c = ask("GET / HTTP/1.1\r\nHost: another\r\nAccept: */*\r\nx-api-key: " + f.good + "\r\n\r\n");
+            CHECK(c.guessed == (i == 1));
+            CHECK(c.hash == keystore::digest_of(f.good));
+        }
+    }
+    SECTION("something else of a key's size in its place is not the key") {
+        std::string const other(f.good.size(), 'v');
+        c = ask("GET / HTTP/1.1\r\nHost: h\r\nX-API-KEx: " + other + "\r\nX-API-KEY: " + f.good + "\r\n\r\n");
+        CHECK(looked);
+        CHECK_FALSE(c.guessed);
+        CHECK(c.hash == keystore::digest_of(f.good));
+        ask(with("/", f.good));
+        c = ask("GET / HTTP/1.1\r\nHost: h\r\nX-API-KEx: " + f.good + "\r\n\r\n");
+        CHECK(looked);
+        CHECK(c.why == refusal::key_missing);
+    }
+    SECTION("a second key is one too many, guessed or not") {
+        c = ask(with("/", f.good, "X-API-KEY: " + f.good + "\r\n"));
+        CHECK(looked);
+        CHECK(c.why == refusal::duplicate_key);
+    }
+    SECTION("no guess beyond what has come") {
+        auto const text = with("/", f.good);
+        auto const key_end = text.find(f.good) + f.good.size();
+        for (std::size_t come = 0; come <= key_end; ++come) {
+            c = ask(text, come);
+            CHECK_FALSE(looked);
+            CHECK_FALSE(c.guessed);
+            CHECK(c.hash == keystore::digest_of(f.good));
+        }
+        CHECK(ask(text, key_end + 1).guessed);
+    }
+    SECTION("a guess is good for one request, and for none once it is forgotten") {
+        message m(with("/", f.good));
+        REQUIRE(m.request() == parsed::whole);
+        REQUIRE(guess.look(m.text()));
+        CHECK(read_credential(*m, f.settings, &guess).guessed);
+        CHECK_FALSE(read_credential(*m, f.settings, &guess).guessed);
+        REQUIRE(guess.look(m.text()));
+        guess.forget();
+        CHECK_FALSE(read_credential(*m, f.settings, &guess).guessed);
+    }
+    SECTION("a key too far behind the request line is not remembered") {
+        // Something of the key's size stands where it would, were its distance kept in sixteen bits.
+        std::string const decoy = "X-API-KEx: " + std::string(f.good.size(), 'v') + "\r\n";
+        auto const filler = 65536 - decoy.size() - std::string_view("X-F: \r\n").size();
+        std::string const far = decoy + "X-F: " + std::string(filler, 'f') + "\r\n";
+        for (int i = 0; i < 2; ++i) {
+            message m("GET / HTTP/1.1\r\nHost: h\r\n" + far + "X-API-KEY: " + f.good + "\r\n\r\n");
+            CHECK(guess.look(m.text()) == (i == 0));  // there stood the key before
+            REQUIRE(m.request({100'000, 8192, 100}) == parsed::whole);
+            REQUIRE(m->target.data() + 11 + 65536 + decoy.find('v') + std::string_view("Host: h\r\n").size() ==
+                    m.text().data() + m.text().find(f.good) - 1);
+            CHECK(read_credential(*m, f.settings, &guess).hash == keystore::digest_of(f.good));
+        }
+    }
+}
+
 TEST_CASE("an identity keeps a copy, and cuts what is longer than its room") {
     identity who;
     std::string application(500, 'n');

@@ -20,14 +20,20 @@ struct actor {
         : poller(l.poller), pool(buffers), diary(d), s(l.poller), name(std::move(n)) {
         REQUIRE_FALSE(s.open(p.ours));
     }
-    detached act(bool answer, bool large) {
+    detached act(bool answer, bool large, bool looks) {
         promise room;
         if (answer) REQUIRE(pool.promise_small(room));
         io_result const r = co_await s.read_next(pool, into, large, answer ? &room : nullptr);
         got = r;
         text.assign(into ? into.data() : "", r.n);
+        if (looks && !answer) {
+            diary.push_back("look " + name);
+            waited_to_decide = co_await reactor::turn(poller, reactor::part::decide);
+        }
+        decided_ns = poller.now();
         diary.push_back("decide " + name);
-        waited = co_await reactor::send_turn(poller);
+        waited = co_await reactor::turn(poller, reactor::part::send);
+        sent_ns = poller.now();
         diary.push_back("send " + name);
     }
     reactor& poller;
@@ -40,6 +46,9 @@ struct actor {
     std::string text;
     io_result got{asio::error::would_block, 0};
     bool waited = false;  // for others, before it sent
+    bool waited_to_decide = false;
+    std::int64_t decided_ns = 0;
+    std::int64_t sent_ns = 0;
 };
 
 struct stage {
@@ -48,6 +57,7 @@ struct stage {
     std::vector<std::string> diary;
     std::deque<actor> actors;
     bool large = false;
+    bool looks = false;
     ~stage() {
         for (auto& a : actors) a.s.close();
         CHECK(l.until([&] { return std::none_of(actors.begin(), actors.end(), [](auto& a) { return a.s.read_pending(); }); }));
@@ -58,7 +68,7 @@ struct stage {
         for (std::size_t i = 0; i < requests + answers; ++i) {
             bool const answer = i >= requests;
             actors.emplace_back(l, pool, diary, (answer ? "a" : "r") + std::to_string(answer ? i - requests : i))
-                .act(answer, large);
+                .act(answer, large, looks);
         }
         l.turn();
         REQUIRE(diary.empty());
@@ -103,6 +113,67 @@ TEST_CASE("many messages that came together are all decided before any is sent, 
         CHECK(s.diary[i] == "decide r" + std::to_string(i));
         CHECK(s.diary[reactor::many + i] == "send r" + std::to_string(i));
     }
+}
+
+TEST_CASE("what looks first is looked at for all requests before one is decided", "[reactor]") {
+    stage s;
+    s.looks = true;
+    s.enter(reactor::many, reactor::many);
+    s.say_to_all();
+    s.l.turn();
+    REQUIRE(s.diary.size() == 5 * reactor::many);
+    CHECK(s.all_got_theirs());
+    CHECK(s.last("decide a") < s.first("send a"));
+    CHECK(s.last("send a") < s.first("look r"));
+    CHECK(s.last("look r") < s.first("decide r"));
+    CHECK(s.last("decide r") < s.first("send r"));
+    for (auto const& a : s.actors) {
+        CHECK(a.waited);
+        CHECK(a.waited_to_decide == a.name.starts_with("r"));
+    }
+}
+
+TEST_CASE("a request alone in its step looks, decides and sends without a wait", "[reactor]") {
+    stage s;
+    s.looks = true;
+    s.enter(1, reactor::many);
+    s.say_to_all();
+    s.l.turn();
+    CHECK(s.all_got_theirs());
+    CHECK(std::vector<std::string>(s.diary.end() - 3, s.diary.end()) ==
+          std::vector<std::string>{"look r0", "decide r0", "send r0"});
+    CHECK_FALSE(s.actors[0].waited);
+    CHECK_FALSE(s.actors[0].waited_to_decide);
+}
+
+TEST_CASE("messages of a step share a look at the clock, a few at a time; who goes on alone has its own", "[reactor]") {
+    stage s;
+    std::size_t const messages = GENERATE(std::size_t{1}, reactor::many - 1, 3 * reactor::many);
+    std::size_t const shared_by = messages < reactor::many ? 1 : reactor::clock_shared_by;
+    s.enter(messages);
+    s.say_to_all();
+    auto const before = steady_ns();
+    s.l.turn();
+    auto const after = steady_ns();
+    for (std::size_t i = 0; i < messages; ++i) {
+        auto const& a = s.actors[i];
+        CHECK(before <= a.decided_ns);
+        CHECK(a.decided_ns <= a.sent_ns);
+        CHECK(a.sent_ns <= after);
+        if (i == 0) continue;
+        CHECK((a.decided_ns == s.actors[i - 1].decided_ns) == (i % shared_by != 0));
+        CHECK((a.sent_ns == s.actors[i - 1].sent_ns) == (i % shared_by != 0));
+    }
+    CHECK(s.l.poller.now() >= after);  // no step runs
+}
+
+TEST_CASE("a message that is alone in its step has the clock for itself", "[reactor]") {
+    stage s;
+    s.enter(1, reactor::many);
+    s.say_to_all();
+    s.l.turn();
+    CHECK(s.all_got_theirs());
+    CHECK(s.actors[0].decided_ns < s.actors[0].sent_ns);
 }
 
 TEST_CASE("few messages go on at once, each by itself", "[reactor]") {
