@@ -1,5 +1,7 @@
 #include "gateway/reactor.hpp"
 
+#include <boost/asio/detail/scheduler_thread_info.hpp>
+#include <boost/asio/detail/thread_context.hpp>
 #include <cassert>
 #include <iterator>
 #include <memory>
@@ -32,19 +34,48 @@ reactor& reactor::of(io_context& io) {
     return *r;
 }
 
+// Does what was found as Asio's scheduler would, but without going through its loop and its lock for each: their code is cold
+// after each system call. Where one of them throws, the scheduler gets the rest.
+class reactor::run_now {
+  public:
+    run_now(reactor& r, queue& found) noexcept : reactor_(r), found_(found) {
+        all_.push(found);
+        r.gathering_ = has(all_, many);
+    }
+    ~run_now() {
+        reactor_.gathering_ = false;
+        reactor_.serve();
+        found_.push(all_);
+        // What the scheduler counts for who waits in it: each that was done ends one, and has begun one where it did not.
+        auto& mine = static_cast<asio::detail::scheduler_thread_info*>(asio::detail::thread_context::top_of_thread_call_stack())
+                         ->private_outstanding_work;
+        for (mine -= done_; mine < 0; ++mine) reactor_.scheduler_.work_finished();
+    }
+    run_now(run_now const&) = delete;
+    run_now& operator=(run_now const&) = delete;
+
+    void operator()() {
+        while (auto* const o = all_.front()) {
+            all_.pop();
+            ++done_;
+            o->complete(&reactor_.scheduler_, {}, events::of(*o));
+        }
+    }
+
+  private:
+    // Of a descriptor: what was found of it, which Asio keeps for its scheduler.
+    struct events : asio::detail::operation {
+        static std::size_t of(asio::detail::operation const& o) noexcept { return o.*&events::task_result_; }
+    };
+    reactor& reactor_;
+    queue& found_;
+    queue all_;
+    long done_ = 0;
+};
+
 void reactor::run(long wait_us, queue& found) {
     epoll_reactor::run(wait_us, found);
-    if (gathering_ || !has(found, many)) return;
-    gathering_ = true;
-    scheduler_.work_started();  // or the loop might end before it, for what was read is no work of Asio's any more
-    found.push(&last_);
-}
-
-void reactor::last_of_turn::complete(void* scheduler, asio::detail::operation* self, error_code const&, std::size_t) {
-    if (!scheduler) return;  // the loop is being destroyed
-    reactor& r = static_cast<last_of_turn*>(self)->owner;
-    r.gathering_ = false;
-    r.serve();
+    if (!found.empty()) run_now(*this, found)();
 }
 
 void reactor::later(message kind, waiting& w) noexcept {

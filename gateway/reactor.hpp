@@ -78,23 +78,19 @@ class reactor final : public asio::detail::epoll_reactor {
     // Serves what waits for its step, now.
     void serve() noexcept;
 
-    // For Asio's loop: one look at the kernel, whose findings go into `found`.
+    // For Asio's loop: one look at the kernel. What was found is done before it returns; `found` gets what that leaves to be
+    // done.
     void run(long wait_us, asio::detail::op_queue<asio::detail::operation>& found) override;
 
   private:
     using list = intrusive::slist<waiting, intrusive::cache_last<true>, intrusive::constant_time_size<false>>;
-    struct last_of_turn : asio::detail::operation {
-        explicit last_of_turn(reactor& r) : scheduler_operation(&complete), owner(r) {}
-        static void complete(void* scheduler, asio::detail::operation*, error_code const&, std::size_t);
-        reactor& owner;
-    };
+    class run_now;
 
     explicit reactor(io_context& io);
     void step(list& messages, part first) noexcept;
     void go_on(list& all, bool several) noexcept;
 
     asio::detail::scheduler& scheduler_;
-    last_of_turn last_{*this};  // stands in Asio's queue behind what was found
     list answers_;
     list requests_;
     std::array<list, 3> turns_;  // [part]: who waits for it

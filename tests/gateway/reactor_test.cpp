@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -340,6 +341,45 @@ TEST_CASE("a loop whose only work are messages that wait for their step does not
     s.l.io.run_for(std::chrono::seconds(10));
     CHECK(s.diary.size() == 2 * reactor::many);
     CHECK(s.l.io.stopped());  // it ended because nothing was left to do
+}
+
+TEST_CASE("events for which nobody waits are no end of the loop's work", "[reactor]") {
+    stage s;
+    s.enter(1);
+    std::deque<pair> pairs(2 * reactor::many);
+    std::deque<stream> silent;
+    for (auto& p : pairs) REQUIRE_FALSE(silent.emplace_back(s.l.poller).open(p.ours));
+    for (auto& p : pairs) REQUIRE(::send(p.theirs, "x", 1, MSG_NOSIGNAL) == 1);
+    s.l.turn();
+    CHECK_FALSE(s.l.io.stopped());
+    CHECK(s.diary.empty());
+    s.say(0, "for r0");
+    s.l.io.run_for(std::chrono::seconds(10));
+    CHECK(s.l.io.stopped());  // now nothing is left to do
+    CHECK(s.all_got_theirs());
+    for (auto& w : silent) w.close();
+    s.l.turn();
+}
+
+TEST_CASE("where a handler throws, what was found besides is done nevertheless", "[reactor]") {
+    std::size_t const messages = GENERATE(std::size_t{1}, std::size_t{reactor::many});
+    stage s;
+    s.enter(messages);
+    s.say_to_all();
+    asio::steady_timer thrower(s.l.io, std::chrono::steady_clock::now() - std::chrono::seconds(1));
+    thrower.async_wait([](error_code const&) { throw std::runtime_error("thrown by a handler"); });
+    asio::steady_timer behind(s.l.io, std::chrono::steady_clock::now() - std::chrono::milliseconds(1));
+    bool done = false;
+    behind.async_wait([&](error_code const& ec) { done = !ec; });
+    CHECK_THROWS_AS(s.l.turn(), std::runtime_error);
+    CHECK(s.diary.size() == 2 * messages);
+    CHECK(s.all_got_theirs());
+    CHECK_FALSE(done);
+    CHECK_FALSE(s.l.poller.gathering());
+    s.l.io.restart();
+    s.l.io.run_for(std::chrono::seconds(10));
+    CHECK(done);
+    CHECK(s.l.io.stopped());
 }
 
 TEST_CASE("a reactor can be had only of a loop that has none yet, or this one", "[reactor]") {
