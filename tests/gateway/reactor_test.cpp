@@ -147,7 +147,7 @@ TEST_CASE("a request alone in its step looks, decides and sends without a wait",
     CHECK_FALSE(s.actors[0].waited_to_decide);
 }
 
-TEST_CASE("messages of a step share a look at the clock, a few at a time; who goes on alone has its own", "[reactor]") {
+TEST_CASE("messages of a step share a look at the clock, a few at a time, and who goes on alone has its own", "[reactor]") {
     stage s;
     std::size_t const messages = GENERATE(std::size_t{1}, reactor::many - 1, 3 * reactor::many);
     std::size_t const shared_by = messages < reactor::many ? 1 : reactor::clock_shared_by;

@@ -1,0 +1,71 @@
+#!/usr/bin/python3
+"""Two builds of Latchkey, driven at the same time: CPU time a request at saturation, and the ratio.
+
+  LATCHKEY=NEW LATCHKEY_BEFORE=OLD python3 bench/paired.py [--rounds 30] [--seconds 1] [--scenario saturation|refused]
+
+Both run on one CPU, their load generators (with an upstream each) on another, and the kernel gives each a few milliseconds by turns:
+so whatever the machine does meanwhile, it does to both. A tenth of a per cent can be told in a minute, where slices one after the
+other need an hour. What it does not show: how much a request costs in absolute terms (the caches are shared, too), and what only
+shows while many connections are ready at once; for those, and for other proxies, see compare.py.
+"""
+
+import argparse
+import concurrent.futures
+import contextlib
+import math
+import os
+import pathlib
+import signal
+import statistics
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from peers import BEFORE, HERE, Bench, Failure
+
+SCENARIOS = {"saturation": "status=200 body=1024 keys={keys}", "refused": "status=401 key=" + "unknown-" + "0" * 28}
+NAMES = ("latchkey", BEFORE)
+
+
+def sample(bench, words, seconds):
+    proxy = bench.proxies[0]
+    pids = ",".join(map(str, proxy.process.pids()))
+    said = bench.load.job(f"mode=closed connections=64 {words.format(keys=bench.keys_file)} port={proxy.port} warm=0.3 seconds={seconds} pids={pids}")
+    if not said["completed"]:
+        raise Failure(f"{proxy.name} answered nothing")
+    return said["cpu_ns"] / said["completed"] / 1000
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a round")
+    parser.add_argument("--scenario", choices=SCENARIOS, default="saturation")
+    parser.add_argument("--build", default=HERE.parent / "build" / "release", help="folder with bench_load, and latchkey where LATCHKEY names none")
+    args = parser.parse_args()
+    if args.rounds < 2:
+        parser.error("two rounds are the least")
+    if not os.environ.get("LATCHKEY_BEFORE"):
+        parser.error("LATCHKEY_BEFORE names the other program")
+    with contextlib.ExitStack() as ended, concurrent.futures.ThreadPoolExecutor(len(NAMES)) as hands:
+        benches = []
+        for name in NAMES:
+            bench = Bench(args.build)
+            bench.only = (name,)
+            benches.append(ended.enter_context(bench))
+        rounds = [list(hands.map(lambda b: sample(b, SCENARIOS[args.scenario], args.seconds), benches)) for _ in range(args.rounds)]
+    for name, taken in zip(NAMES, zip(*rounds)):
+        print(f"{name:10} {statistics.median(taken):8.2f} µs a request")
+    ratios = [math.log(new / old) for new, old in rounds]
+    error = statistics.stdev(ratios) / math.sqrt(len(ratios))
+    print(f"ratio      {math.exp(statistics.fmean(ratios)):8.4f}, standard error {error:.4f}, {len(ratios)} rounds of {args.seconds:g} s, {args.scenario}")
+    return 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        sys.exit(main())
+    except Failure as failure:
+        sys.exit(f"bench/paired.py: {failure}")
+    except KeyboardInterrupt:
+        sys.exit(130)
