@@ -35,7 +35,8 @@ reactor& reactor::of(io_context& io) {
 }
 
 // Does what was found as Asio's scheduler would, but without going through its loop and its lock for each: their code is cold
-// after each system call. Where one of them throws, the scheduler gets the rest.
+// after each system call. Where one of them throws, the scheduler gets the rest. (No handler here goes through an
+// executor that would keep its exception for later.)
 class reactor::run_now {
   public:
     run_now(reactor& r, queue& found) noexcept : reactor_(r), found_(found) {

@@ -1,6 +1,7 @@
 #include "gateway/stream.hpp"
 
 #include <linux/sockios.h>
+#include <netinet/tcp.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -452,6 +453,11 @@ error_code stream::connect_result() const noexcept {
     socklen_t size = sizeof e;
     if (descriptor_ < 0) return asio::error::bad_descriptor;
     if (::getsockopt(descriptor_, SOL_SOCKET, SO_ERROR, &e, &size) != 0) return last_error();
+    // An event can be of a descriptor that was closed in the same turn, whose state Asio has used again for this one.
+    tcp_info info{};
+    socklen_t info_size = sizeof info;
+    if (e == 0 && ::getsockopt(descriptor_, IPPROTO_TCP, TCP_INFO, &info, &info_size) == 0 && info.tcpi_state == TCP_SYN_SENT)
+        return asio::error::would_block;
     return {e, boost::system::system_category()};
 }
 

@@ -125,7 +125,8 @@ class stream {
         void await_suspend(std::coroutine_handle<> h) noexcept { s.start_write(h); }
         error_code await_resume() const noexcept { return s.write_.ec_; }
     };
-    // Until the socket takes bytes again, or a connect() has ended (then look at connect_result()).
+    // Until the socket takes bytes again, or a connect() has ended (then look at connect_result(); would_block: not yet, once
+    // more).
     write_awaiter writable() noexcept { return {*this}; }
     error_code connect_result() const noexcept;
 

@@ -97,8 +97,10 @@ task<upstream_pool::connected> upstream_pool::connect(std::int64_t now_ns) {
         out.ec = fd < 0 ? error_code(errno, boost::system::system_category()) : c->io.open(fd);
         if (!out.ec) {
             c->io.write_until(deadline);
-            out.ec = co_await c->io.writable();
-            if (!out.ec) out.ec = c->io.connect_result();
+            do {
+                out.ec = co_await c->io.writable();
+                if (!out.ec) out.ec = c->io.connect_result();
+            } while (out.ec == asio::error::would_block);
         }
         if (!out.ec) {
             out.connection = c;
