@@ -1,10 +1,12 @@
 #pragma once
 // An event loop on the test's own thread, connected sockets to put on it, and a bound on every wait.
 
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <functional>
 #include <utility>
@@ -52,6 +54,43 @@ struct pair {
     void close() {
         if (theirs >= 0) ::close(std::exchange(theirs, -1));
     }
+};
+
+// A port at which one connect is taken, and all others are neither taken nor refused.
+class deaf_listener {
+  public:
+    deaf_listener() : descriptor_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+        at_.sin_family = AF_INET;
+        at_.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        socklen_t size = sizeof at_;
+        REQUIRE(::bind(descriptor_, reinterpret_cast<sockaddr*>(&at_), size) == 0);
+        REQUIRE(::listen(descriptor_, 0) == 0);
+        REQUIRE(::getsockname(descriptor_, reinterpret_cast<sockaddr*>(&at_), &size) == 0);
+        taken_ = connect();
+    }
+    ~deaf_listener() {
+        close();
+        if (taken_ >= 0) ::close(taken_);
+    }
+    deaf_listener(deaf_listener const&) = delete;
+    deaf_listener& operator=(deaf_listener const&) = delete;
+
+    // Descriptors, which are the caller's from here on: of the connection that was taken, once, and of one more.
+    int taken() noexcept { return std::exchange(taken_, -1); }
+    int connect() const {
+        int const fd = ::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        REQUIRE((::connect(fd, reinterpret_cast<sockaddr const*>(&at_), sizeof at_) == 0 || errno == EINPROGRESS));
+        return fd;
+    }
+    std::uint16_t port() const noexcept { return ntohs(at_.sin_port); }
+    void close() noexcept {
+        if (descriptor_ >= 0) ::close(std::exchange(descriptor_, -1));
+    }
+
+  private:
+    sockaddr_in at_{};
+    int descriptor_;
+    int taken_ = -1;
 };
 
 }  // namespace latchkey::gateway::test

@@ -1,8 +1,5 @@
 #include "gateway/stream.hpp"
 
-#include <netinet/in.h>
-
-#include <cerrno>
 #include <limits>
 #include <string>
 #include <vector>
@@ -351,26 +348,14 @@ TEST_CASE("peek tells a socket's state and takes nothing") {
 
 TEST_CASE("a connect that has not ended is told from one that has") {
     loop l;
-    int const listener = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    sockaddr_in at{};
-    at.sin_family = AF_INET;
-    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof at;
-    REQUIRE(::bind(listener, reinterpret_cast<sockaddr*>(&at), size) == 0);
-    REQUIRE(::listen(listener, 0) == 0);  // room for one, then nobody is answered
-    REQUIRE(::getsockname(listener, reinterpret_cast<sockaddr*>(&at), &size) == 0);
-    auto const connecting = [&](stream& s) {
-        int const fd = ::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-        REQUIRE((::connect(fd, reinterpret_cast<sockaddr*>(&at), sizeof at) == 0 || errno == EINPROGRESS));
-        REQUIRE_FALSE(s.open(fd));
-    };
-    stream first(l.poller);
+    deaf_listener server;
     stream second(l.poller);
-    connecting(first);
-    connecting(second);
-    CHECK_FALSE(first.connect_result());
+    REQUIRE_FALSE(second.open(server.connect()));
     CHECK(second.connect_result() == asio::error::would_block);
-    ::close(listener);
+    stream first(l.poller);
+    REQUIRE_FALSE(first.open(server.taken()));
+    CHECK_FALSE(first.connect_result());
+    server.close();
     CHECK(first.connect_result() == asio::error::connection_reset);
     CHECK_FALSE(first.connect_result());  // its end is none that goes on
     first.close();

@@ -298,3 +298,43 @@ TEST_CASE("a connection that one api gives back serves the next request of anoth
     all.close_all();
     CHECK(l.until([&] { return all.count() == 0; }));
 }
+
+// Asio's state of a closed descriptor is the next one's, and what was found of the one can be told to the other.
+TEST_CASE("an event of a connection that ended in the same turn does not end a connect") {
+    fixture f;
+    deaf_listener server;
+    f.t.set_addresses({at(server.port())});
+    pair one;
+    pair other;
+    stream closes(f.l.poller);
+    stream closed(f.l.poller);
+    REQUIRE_FALSE(closes.open(one.ours));
+    REQUIRE_FALSE(closed.open(other.ours));
+    f.l.turn();
+    std::optional<upstream_pool::connected> out;
+    struct context {
+        stream& closed;
+        upstream_pool& pool;
+        std::optional<upstream_pool::connected>& out;
+        bool ran = false;
+    } c{closed, f.t, out};
+    closes.watch(
+        [](void* p) {
+            auto& x = *static_cast<context*>(p);
+            x.ran = true;
+            x.closed.close();
+            (void)connect(x.pool, steady_ns(), x.out);
+        },
+        &c);
+    one.close();
+    other.close();
+    f.l.turn();
+    REQUIRE(c.ran);
+    f.l.turn();
+    CHECK_FALSE(out);
+    f.t.sweep(steady_ns() + 60 * second);
+    REQUIRE(f.l.until([&] { return out.has_value(); }));
+    CHECK(out->ec == asio::error::timed_out);
+    closes.close();
+    f.l.turn();
+}
