@@ -62,7 +62,7 @@ class key_guess {
 // The one key that a request shows: its digest, or why there is none to look up (missing, two of them, too short or too long).
 struct credential {
     refusal why = refusal::key_missing;
-    bool guessed = false;   // so its place in the table was asked for before
+    bool guessed = false;   // so its slot in the table was asked for before
     keystore::digest hash;  // where `why` is none
 };
 credential read_credential(head const& h, conf::key_settings const&, key_guess* guess = nullptr) noexcept;

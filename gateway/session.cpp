@@ -271,15 +271,17 @@ refusal session::decide(exchange& x) {
 
     // The key is only read here, and its place in the table asked for, so that it has come when the key's turn is.
     credential const shown = read_credential(h, w_.shared().settings.keys, &guess_);
-    if (shown.why == refusal::none) w_.keys().prefetch_slot(shown.hash);
-    if (shown.guessed) w_.keys().prefetch_entry(shown.hash);
+    if (shown.guessed)
+        w_.keys().prefetch_entry(shown.hash);
+    else if (shown.why == refusal::none)
+        w_.keys().prefetch_slot(shown.hash);
 
     refusal why = check_request(h, x.frame);
     if (why == refusal::none) why = take_body(x, h);  // before all else: what follows on the connection begins behind it
     name_request(x);
     std::array<char, 48> trace;
     w_.make_trace(trace.data());
-    if (shown.why == refusal::none) w_.keys().prefetch_entry(shown.hash);
+    if (shown.why == refusal::none && !shown.guessed) w_.keys().prefetch_entry(shown.hash);
     if (why == refusal::none) why = locate(x, h);
     if (why != refusal::none) {
         if (x.path.empty()) x.path = h.target.substr(0, h.target.find('?'));  // for the record, as it came
@@ -405,7 +407,7 @@ bool session::promise_room(exchange& x) noexcept {
 
 task<refusal> session::refuse(exchange& x, refusal why) {
     auto const& text = text_of(why);
-    last_ns_ = w_.poller().now();
+    last_ns_ = std::max(last_ns_, w_.poller().now());  // (that of the step may be behind a pipelined request's beginning)
     x.end = outcome_of(why);
     x.status = text.status;
     x.answer_room.reset();
