@@ -22,13 +22,12 @@ import os
 import pathlib
 import platform
 import random
-import signal
 import statistics
 import subprocess
 import sys
 import time
 
-from peers import BEFORE, HERE, LOAD_CPU, NAMES, PROXY_CPU, Bench, Failure
+from peers import BEFORE, HERE, LOAD_CPU, NAMES, PROXY_CPU, Bench, Failure, run
 
 MIB = 1 << 20
 # name -> (words for bench_load, seconds of a slice, what it measures)
@@ -283,10 +282,4 @@ def main():
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        main()
-    except Failure as failure:
-        sys.exit(f"bench: {failure}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

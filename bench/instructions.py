@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 
-from peers import HERE, PROXY_CPU, Failure, Load, Process, free_port, make_keys
+from peers import HERE, PROXY_CPU, Failure, Load, Process, free_port, make_keys, run
 
 BOUNDS = {"forwarded": 10_200, "refused": 6_100}  # instructions a request, in our own code
 WRONG_KEY = "ext-" + "0" * 36
@@ -146,9 +146,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except Failure as failure:
-        sys.exit(f"bench/instructions.py: {failure}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

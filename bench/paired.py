@@ -4,7 +4,7 @@
   LATCHKEY=NEW LATCHKEY_BEFORE=OLD python3 bench/paired.py [--rounds 30] [--seconds 1] [--scenario saturation|refused]
 
 Both run on one CPU, their load generators (with an upstream each) on another, and the kernel gives each a few milliseconds by turns:
-so whatever the machine does meanwhile, it does to both. A tenth of a per cent can be told in a minute, where slices one after the
+so whatever the machine does meanwhile, it does to both. Some 0.3 % can be told in half a minute, where slices one after the
 other need an hour. What it does not show: how much a request costs in absolute terms (the caches are shared, too), and what only
 shows while many connections are ready at once; for those, and for other proxies, see compare.py.
 """
@@ -15,12 +15,11 @@ import contextlib
 import math
 import os
 import pathlib
-import signal
 import statistics
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from peers import BEFORE, HERE, Bench, Failure
+from peers import BEFORE, HERE, Bench, Failure, run
 
 SCENARIOS = {"saturation": "status=200 body=1024 keys={keys}", "refused": "status=401 key=" + "unknown-" + "0" * 28}
 NAMES = ("latchkey", BEFORE)
@@ -62,10 +61,4 @@ def main():
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        sys.exit(main())
-    except Failure as failure:
-        sys.exit(f"bench/paired.py: {failure}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

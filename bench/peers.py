@@ -309,6 +309,17 @@ class Bench:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def run(main):
+    """How a script ends: by what its main() says, a failure in one line, and 143 or 130 where a signal ended it (with all that it started)."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        sys.exit(main())
+    except Failure as failure:
+        sys.exit(f"bench/{pathlib.Path(sys.argv[0]).name}: {failure}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(NAMES[:3]))
@@ -334,10 +345,4 @@ def main():
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        sys.exit(main())
-    except Failure as failure:
-        sys.exit(f"bench: {failure}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

@@ -30,7 +30,6 @@ import os
 import pathlib
 import resource
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -38,7 +37,7 @@ import tempfile
 import time
 
 from compare import busy_seconds, cpu_seconds, environment, spread
-from peers import HERE, LOAD_CPU, MACHINE, PROXY_CPU, Failure, Load, Process, free_port, make_keys
+from peers import HERE, LOAD_CPU, MACHINE, PROXY_CPU, Failure, Load, Process, free_port, make_keys, run
 
 MANY_CONNECTIONS, MANY_KEYS, SOME_KEYS, MANY_APIS = 10_000, 1_000_000, 100_000, 1000
 STORES = HERE.parent / "build" / "sweep"
@@ -300,10 +299,4 @@ def main():
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        sys.exit(main())
-    except Failure as failure:
-        sys.exit(f"bench/sweep.py: {failure}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

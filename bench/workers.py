@@ -16,7 +16,6 @@ import os
 import pathlib
 import selectors
 import shutil
-import signal
 import socket
 import statistics
 import subprocess
@@ -25,7 +24,7 @@ import tempfile
 import time
 
 from compare import cpu_seconds, spread
-from peers import HERE, MACHINE, PROXY_CPU, Failure, Process, free_port, make_keys
+from peers import HERE, MACHINE, PROXY_CPU, Failure, Process, free_port, make_keys, run
 
 CONNECTIONS, PIPELINED = 32, 400  # one small buffer of the gateway's holds so many
 REQUEST = b"GET /resource HTTP/1.1\r\nHost: api.example.com\r\nX-API-KEY: ext-" + b"0" * 36 + b"\r\n\r\n"
@@ -141,10 +140,4 @@ def main():
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        sys.exit(main())
-    except Failure as failure:
-        sys.exit(f"bench/workers.py: {failure}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

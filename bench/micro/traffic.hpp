@@ -12,12 +12,14 @@
 
 namespace latchkey::bench {
 
+inline constexpr std::size_t few_keys = 500;
+
 // Prepared records, so that making them up is not measured.
 struct traffic {
     std::vector<std::string> texts;
     std::vector<usage::record> records;
 
-    explicit traffic(std::size_t count, std::size_t keys_wanted = 500) {
+    explicit traffic(std::size_t count, std::size_t keys_wanted = few_keys) {
         std::size_t const applications_wanted = keys_wanted / 10;
         std::mt19937_64 random(7);
         texts.reserve(count * 2 + keys_wanted * 2 + 2000);

@@ -18,6 +18,7 @@ namespace {
 
 using namespace latchkey;
 using namespace latchkey::usage;
+using bench::few_keys;
 using bench::traffic;
 
 struct folder {
@@ -33,11 +34,10 @@ struct folder {
     folder& operator=(folder const&) = delete;
 };
 
-constexpr std::size_t few_keys = 500;
 constexpr std::size_t many_keys = 16'384;  // more than a block has records
 
 traffic const& shared_traffic() {
-    static traffic const t(4 * block_records, few_keys);
+    static traffic const t(4 * block_records);
     return t;
 }
 
