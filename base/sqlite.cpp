@@ -15,6 +15,7 @@
 
 #include "base/clock.hpp"
 #include "base/owner.hpp"
+#include "base/sqlite_steps.hpp"
 
 namespace latchkey::sqlite {
 
@@ -283,7 +284,8 @@ result<database> database::open(std::string const& file, options how) {
     if (auto const r = make_private(on, how); !r) return r.error();
     int const access = how.read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE;
     int const code = sqlite3_open_v2(on.real_file.c_str(), &on.raw,
-                                     access | SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, nullptr);
+                                     access | SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE,
+                                     how.in_steps ? stepping_vfs() : nullptr);
     if (code != SQLITE_OK) return failure(on, code);
     if (!how.read_only && sqlite3_db_readonly(on.raw, "main") == 1)  // SQLite falls back to reading by itself
         return error{errc::io, fmt::format("{} cannot be written: check owner and mode of the file", file)};

@@ -4,7 +4,11 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <filesystem>
+#include <functional>
+#include <thread>
+#include <utility>
 
 #include "tests/base/scratch.hpp"
 
@@ -245,4 +249,89 @@ TEST_CASE("what root makes in a folder of another user belongs to that user") {
         CHECK(s.st_gid == 65533);
         CHECK((s.st_mode & 0777U) == 0600);
     }
+}
+
+TEST_CASE("work on a file goes in steps where the connection was opened for it, and only while it is wanted") {
+    scratch_dir const dir;
+    auto const file = dir.file("t.db");
+    auto db = std::move(*database::open(file, {.in_steps = true}));
+    REQUIRE(db.adopt(version_1));
+    unsigned calls = 0;
+    std::function<void()> const count = [&] { ++calls; };
+    auto const write = [](database& to) { REQUIRE(to.exec("INSERT INTO t (c) VALUES (randomblob(400000))")); };
+
+    write(db);
+    CHECK(calls == 0);
+    {
+        sqlite::between_accesses const steps(count);
+        write(db);
+        CHECK(calls >= 2 * 400'000 / 4096);  // a frame's head and its page, in the log
+        auto const logged = std::exchange(calls, 0U);
+        REQUIRE(db.exec("PRAGMA wal_checkpoint(TRUNCATE)"));
+        CHECK(calls >= logged);  // each page read from the log and written into the file
+        calls = 0;
+        {
+            std::function<void()> const nothing;
+            sqlite::between_accesses const none(nothing);
+            write(db);
+            CHECK(calls == 0);
+        }
+        write(db);
+        CHECK(calls > 0);
+    }
+    calls = 0;
+    write(db);
+    CHECK(calls == 0);
+
+    SECTION("another connection to the file") {
+        auto plain = opened(file);
+        sqlite::between_accesses const steps(count);
+        write(plain);
+        CHECK(calls == 0);
+    }
+    SECTION("another thread") {
+        sqlite::between_accesses const steps(count);
+        std::thread([&] { write(db); }).join();
+        CHECK(calls == 0);
+    }
+    CHECK(shell(file, "SELECT count(*), sum(length(c)) FROM t") ==
+          std::to_string(db.int64("SELECT count(*) FROM t").value()) + "|" +
+              std::to_string(db.int64("SELECT count(*) FROM t").value() * 400'000));
+    CHECK(shell(file, "PRAGMA integrity_check") == "ok");
+}
+
+TEST_CASE("whoever waits for a lock that is held through many steps gets it, and finds all or nothing") {
+    scratch_dir const dir;
+    auto const file = dir.file("t.db");
+    auto db = std::move(*database::open(file, {.in_steps = true}));
+    REQUIRE(db.adopt(version_1));
+    auto other = std::move(*database::open(file, {.busy_timeout = std::chrono::minutes(1)}));
+    unsigned seen = 0;
+    std::function<void()> const look = [&] {  // another connection reads in the middle of the transaction
+        CHECK(other.int64("SELECT count(*) FROM t").value() == 0);
+        ++seen;
+    };
+    {
+        sqlite::between_accesses const steps(look);
+        REQUIRE(db.exec("INSERT INTO t (c) VALUES (randomblob(100000))"));
+    }
+    CHECK(seen > 20);
+    CHECK(other.int64("SELECT count(*) FROM t").value() == 1);
+
+    std::atomic<bool> begun{false};
+    bool written = false;
+    std::thread writer([&] {
+        std::function<void()> const slow = [&] {
+            begun = true;
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        };
+        sqlite::between_accesses const steps(slow);
+        written = static_cast<bool>(db.exec("INSERT INTO t (c) VALUES (randomblob(100000))"));
+        begun = true;
+    });
+    while (!begun) std::this_thread::yield();
+    CHECK(other.exec("INSERT INTO t (b) VALUES ('waited')"));
+    writer.join();
+    CHECK(written);
+    CHECK(other.int64("SELECT count(*) FROM t").value() == 3);
 }
