@@ -6,6 +6,7 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -36,6 +37,9 @@ namespace {
 constexpr std::string_view seal_magic = "LKB\x01";
 // -1 costs two thirds of level 1's time and 8 % more space on this kind of data (bench/usage_bench.cpp).
 constexpr int compression_level = -1;
+// Compressed at a time: some 50 us. 64 KiB take a tenth less time in all; a block is no longer for its steps.
+constexpr std::size_t seal_step = 32 << 10;
+constexpr std::size_t zstd_block_header = 3;  // what a step adds at most, beside ZSTD_compressBound (RFC 8878, 3.1.1.2)
 
 enum column : std::size_t {
     col_strings,
@@ -130,11 +134,11 @@ bool equal(std::string_view a, std::string_view b) noexcept {
     return !differ(0);
 }
 
-// The strings of a block, each once. An open-addressed table that grows with them; hashed with a random seed, because paths are
-// chosen by clients, who must not be able to make a block slow.
+// The strings of a block, each once, as column 0 has them. An open-addressed table that grows with them; hashed with a random
+// seed, because paths are chosen by clients, who must not be able to make a block slow.
 class string_table {
   public:
-    string_table() : slots_(first_slots), text_(new char[block_text_bytes_max + headroom]) {
+    string_table() : slots_(first_slots), text_(new unsigned char[block_text_bytes_max + headroom]) {
         random_bytes(std::as_writable_bytes(std::span(&seed_, 1)));
         ends_.reserve(first_slots);
         clear();
@@ -144,6 +148,7 @@ class string_table {
     bool has_room() const noexcept { return text_bytes() < block_text_bytes_max && ends_.size() + 8 <= strings_max; }
     std::size_t text_bytes() const noexcept { return ends_.back(); }
     std::size_t size() const noexcept { return ends_.size(); }
+    std::span<unsigned char const> column() const noexcept { return {text_.get(), text_bytes()}; }
 
     std::uint32_t number_of(std::string_view text) {
         if (text.empty()) return 0;
@@ -155,15 +160,19 @@ class string_table {
             if (slots_[i].tag == tag && equal(at(slots_[i].number), text)) return slots_[i].number;
         auto const number = static_cast<std::uint32_t>(ends_.size());
         slots_[i] = {tag, number};
-        std::memcpy(text_.get() + ends_.back(), text.data(), text.size());
-        ends_.push_back(ends_.back() + static_cast<std::uint32_t>(text.size()));
+        auto* const to = put_varint(text_.get() + ends_.back(), text.size());
+        std::memcpy(to, text.data(), text.size());
+        ends_.push_back(static_cast<std::uint32_t>(to + text.size() - text_.get()));
         if (ends_.size() * 2 > slots_.size()) grow();
         return number;
     }
 
     std::string_view at(std::uint32_t number) const noexcept {
         if (number == 0) return {};
-        return {text_.get() + ends_[number - 1], ends_[number] - ends_[number - 1]};
+        auto const begin = ends_[number - 1];
+        auto const bytes = ends_[number] - begin;
+        std::uint32_t const length = bytes > 0x80 ? 2 : 1;  // bytes of it: two from a text of 128 on
+        return {reinterpret_cast<char const*>(text_.get()) + begin + length, bytes - length};
     }
 
     void clear() noexcept {
@@ -177,7 +186,7 @@ class string_table {
         std::uint32_t number = 0;  // 0: empty
     };
     static constexpr std::size_t first_slots = 1024;
-    static constexpr std::size_t headroom = 8 * path_bytes_max;  // the last record's strings
+    static constexpr std::size_t headroom = 8 * (2 + path_bytes_max);  // the last record's strings
 
     static std::uint64_t fold(std::uint64_t a, std::uint64_t b) noexcept {
         __extension__ using wide = unsigned __int128;
@@ -222,7 +231,7 @@ class string_table {
     std::uint64_t seed_ = 0;
     std::vector<slot> slots_;
     std::vector<std::uint32_t> ends_;  // [number]: where its text ends; [0] is 0
-    std::unique_ptr<char[]> text_;
+    std::unique_ptr<unsigned char[]> text_;
 };
 
 struct free_compressor {
@@ -258,8 +267,6 @@ struct block_packer::impl {
     std::vector<std::array<std::uint32_t, 3>> beside_key;
     block_meta meta;
     std::unique_ptr<ZSTD_CCtx, free_compressor> compressor{ZSTD_createCCtx()};
-    std::vector<unsigned char> packed;  // packed_bytes of it are in use; it only grows
-    std::size_t packed_bytes = 0;
     std::string sealed;
 
     impl() {
@@ -293,7 +300,10 @@ struct block_packer::impl {
         if (!id.empty()) std::memcpy(end[col_id_text], id.data(), id.size());
         end[col_id_text] += id.size();
     }
-    void pack();
+    std::span<unsigned char const> column_bytes_of(std::size_t c) const noexcept {
+        if (c == col_strings) return strings.column();
+        return {start[c].get(), end[c]};
+    }
 };
 
 block_packer::block_packer() : impl_(std::make_unique<impl>()) {}
@@ -330,39 +340,80 @@ bool block_packer::add(record const& r) {
     return true;
 }
 
-void block_packer::impl::pack() {
-    auto const string_bytes = strings.text_bytes() + strings.size() * 2;  // a length takes at most two bytes
-    auto bytes = string_bytes + (columns + 3) * varint_bytes_max;
-    for (std::size_t c = 1; c < columns; ++c) bytes += static_cast<std::size_t>(end[c] - start[c].get());
-    if (packed.size() < bytes) packed.resize(bytes);
+namespace {
 
-    std::size_t length_of_strings = 0;
-    for (std::uint32_t i = 1; i < strings.size(); ++i)
-        length_of_strings += strings.at(i).size() + (strings.at(i).size() < 128 ? 1 : 2);
-    auto* to = packed.data();
-    to = put_varint(to, meta.records);
-    to = put_varint(to, zigzag(static_cast<std::uint64_t>(base_time)));
-    to = put_varint(to, strings.size() - 1);
-    to = put_varint(to, length_of_strings);
-    for (std::size_t c = 1; c < columns; ++c) to = put_varint(to, static_cast<std::uint64_t>(end[c] - start[c].get()));
-    for (std::uint32_t i = 1; i < strings.size(); ++i) {
-        auto const t = strings.at(i);
-        to = put_varint(to, t.size());
-        to = std::copy(t.begin(), t.end(), to);
+// Writes one zstd frame behind what stands in `out`, and calls `between` after every seal_step bytes of its content, whose size
+// is known before.
+class frame_writer {
+  public:
+    frame_writer(ZSTD_CCtx* c, std::string& out, std::size_t content, std::function<void()> const& between)
+        : compressor_(c), between_(between) {
+        auto const begin = out.size();
+        out.resize(begin + ZSTD_compressBound(content) + (content / seal_step + 1) * zstd_block_header);
+        to_ = {out.data(), out.size(), begin};
+        ZSTD_CCtx_reset(c, ZSTD_reset_session_only);
+        ZSTD_CCtx_setPledgedSrcSize(c, content);
     }
-    for (std::size_t c = 1; c < columns; ++c) to = std::copy(start[c].get(), end[c], to);
-    packed_bytes = static_cast<std::size_t>(to - packed.data());
-}
 
-result<std::string_view> block_packer::seal() {
+    void put(std::span<unsigned char const> bytes) {
+        while (!bytes.empty()) {
+            auto const n = std::min(bytes.size(), seal_step - in_step_);
+            in_step_ = (in_step_ + n) % seal_step;
+            compress(bytes.first(n), in_step_ == 0 ? ZSTD_e_flush : ZSTD_e_continue);
+            bytes = bytes.subspan(n);
+            if (in_step_ == 0 && between_) between_();
+        }
+    }
+
+    // Where the frame ends in `out`.
+    result<std::size_t> end() {
+        compress({}, ZSTD_e_end);
+        if (why_ != nullptr) return error{errc::io, std::string("a usage block cannot be compressed: ") + why_};
+        return to_.pos;
+    }
+
+  private:
+    void compress(std::span<unsigned char const> bytes, ZSTD_EndDirective how) {
+        ZSTD_inBuffer in{bytes.data(), bytes.size(), 0};
+        auto const left = ZSTD_compressStream2(compressor_, &to_, &in, how);
+        if (why_ != nullptr) return;
+        if (ZSTD_isError(left) != 0)
+            why_ = ZSTD_getErrorName(left);
+        else if (in.pos != in.size || (how != ZSTD_e_continue && left != 0))
+            why_ = "it is longer than it can be";
+    }
+
+    ZSTD_CCtx* compressor_;
+    std::function<void()> const& between_;
+    ZSTD_outBuffer to_{};
+    std::size_t in_step_ = 0;
+    char const* why_ = nullptr;  // the first failure
+};
+
+}  // namespace
+
+result<std::string_view> block_packer::seal(std::function<void()> const& between) {
     auto& b = *impl_;
-    b.pack();
-    b.sealed.resize(seal_magic.size() + ZSTD_compressBound(b.packed_bytes));
-    std::copy(seal_magic.begin(), seal_magic.end(), b.sealed.begin());
-    auto const n = ZSTD_compress2(b.compressor.get(), b.sealed.data() + seal_magic.size(), b.sealed.size() - seal_magic.size(),
-                                  b.packed.data(), b.packed_bytes);
-    if (ZSTD_isError(n) != 0) return error{errc::io, std::string("a usage block cannot be compressed: ") + ZSTD_getErrorName(n)};
-    return std::string_view(b.sealed).substr(0, seal_magic.size() + n);
+    std::array<unsigned char, (columns + 3) * varint_bytes_max> head;
+    auto* to = head.data();
+    to = put_varint(to, b.meta.records);
+    to = put_varint(to, zigzag(static_cast<std::uint64_t>(b.base_time)));
+    to = put_varint(to, b.strings.size() - 1);
+    std::size_t content = 0;
+    for (std::size_t c = 0; c < columns; ++c) {
+        auto const bytes = b.column_bytes_of(c).size();
+        to = put_varint(to, bytes);
+        content += bytes;
+    }
+    auto const head_bytes = static_cast<std::size_t>(to - head.data());
+
+    b.sealed.assign(seal_magic);
+    frame_writer frame(b.compressor.get(), b.sealed, head_bytes + content, between);
+    frame.put(std::span(head).first(head_bytes));
+    for (std::size_t c = 0; c < columns; ++c) frame.put(b.column_bytes_of(c));
+    auto const end = frame.end();
+    if (!end) return end.error();
+    return std::string_view(b.sealed).substr(0, *end);
 }
 
 struct block_opener::impl {

@@ -111,15 +111,18 @@ journal::~journal() = default;
 
 result<std::unique_ptr<journal>> journal::open(std::string const& file, mode m) {
     bool const read_only = m == mode::read_only;
-    auto db = sqlite::database::open(file, {.create = !read_only, .read_only = read_only, .busy_timeout = busy_timeout});
+    auto db = sqlite::database::open(
+        file, {.create = !read_only, .read_only = read_only, .busy_timeout = busy_timeout, .in_steps = !read_only});
     if (!db) return db.error();
     auto i = std::make_unique<impl>(std::move(*db));
     if (auto done = i->set_up(read_only); !done) return done.error();
     return std::unique_ptr<journal>(new journal(std::move(i)));
 }
 
-result<void> journal::append(std::string_view ring_id, std::uint64_t cursor, block_meta const& meta, std::string_view block) {
+result<void> journal::append(std::string_view ring_id, std::uint64_t cursor, block_meta const& meta, std::string_view block,
+                             std::function<void()> const& between) {
     auto& j = *impl_;
+    sqlite::between_accesses const steps(between);
     if (auto there = j.db.still_there(); !there) return there;
     auto t = sqlite::transaction::begin(j.db, sqlite::transaction::kind::write);
     if (!t) return t.error();
@@ -185,8 +188,9 @@ result<void> journal::set_other_ring_dirs(std::vector<std::string> const& folder
     return impl_->set_note("other_ring_dirs", lines);
 }
 
-result<std::uint64_t> journal::remove_some(std::int64_t before_ms) {
+result<std::uint64_t> journal::remove_some(std::int64_t before_ms, std::function<void()> const& between) {
     auto& s = impl_->remove_some;
+    sqlite::between_accesses const steps(between);
     sqlite::reset_guard const ended(s);
     constexpr std::int64_t bytes_at_once = 128 << 10;
     s.bind(1, before_ms).bind(2, bytes_at_once);

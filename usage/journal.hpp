@@ -34,7 +34,10 @@ class journal {
 
     // One transaction: the block, and "ring `ring_id` is journalled up to `cursor`". `conflict` where the ring is journalled that
     // far already; `io` too where the file was removed or replaced under us. After an error nothing of it is in the file.
-    result<void> append(std::string_view ring_id, std::uint64_t cursor, block_meta const&, std::string_view block);
+    // Half a millisecond for a full block, and some more once in a mebibyte; `between` is called after every few microseconds of
+    // it and may sleep, not use the journal, nor throw. Here and in remove_some().
+    result<void> append(std::string_view ring_id, std::uint64_t cursor, block_meta const&, std::string_view block,
+                        std::function<void()> const& between = {});
     // The cursor of a ring; nullopt: never seen.
     result<std::optional<std::uint64_t>> cursor_of(std::string_view ring_id);
     result<void> forget_ring(std::string_view ring_id);
@@ -46,7 +49,7 @@ class journal {
     result<void> set_other_ring_dirs(std::vector<std::string> const& folders);
     // Removes some of the blocks whose last record is older than `before_ms`, the oldest first, in one transaction of a few
     // milliseconds; returns how many records went. 0: none is left.
-    result<std::uint64_t> remove_some(std::int64_t before_ms);
+    result<std::uint64_t> remove_some(std::int64_t before_ms, std::function<void()> const& between = {});
 
     // Visits blocks that may hold records of [from_ms, to_ms), in order of appending; `visit` false stops. The block is
     // already decompressed and its checksum proven; a damaged one is reported to `damaged` and skipped. What is visited is what

@@ -28,11 +28,13 @@
 // would save that, but a burst out of silence could then fill the ring before anyone looked.
 //
 // How it runs. Packing a second's records takes tens of milliseconds of a busy gateway, and where the flusher shares a processor
-// with a worker the kernel may let it go on for whole ticks (4 ms), in which no request does. So a pass goes in small steps with
-// pauses between them, in which the worker has the processor: step_ns of work, then step_pause. That leaves it a fifth of the
-// time, enough for 200,000 records a second where one takes a microsecond. Nobody waits for pauses: they are left out while
-// somebody is in flush() or stop(), and while a ring is half full. Retention waits in its turn: for rings that fill, and for
-// whoever waits; what it left is done a beat later.
+// with a worker the kernel may let it go on for whole ticks (4 ms), in which no request does: the worker asks for short slices,
+// but whoever has had more than his share when he wakes up waits all the same, and nobody looks again before the next tick. So a
+// pass goes in small steps with pauses between them, in which the worker has the processor; sealing a block and writing it do,
+// too. That leaves the flusher a fifth of the time, enough for 200,000 records a second where one takes a microsecond. The steps
+// are short (calm), longer (brisk) in a pass that found a ring a quarter full, for a gateway that busy has no time to give away.
+// Nobody waits for pauses: they are left out while somebody is in flush() or stop(), and while a ring is half full. Retention
+// waits in its turn: for rings that fill, and for whoever waits; what it left is done a beat later.
 //
 // What a pass needs (journal, packer, positions) is guarded by `work`, so that flush() makes a pass on the caller's thread and
 // no hand-shake with the flusher is needed. state() takes only `status_guard`, which is never held during a pass.
@@ -48,8 +50,13 @@ namespace {
 constexpr long tmpfs_magic = 0x01021994;
 constexpr double early_fill = 0.25;
 constexpr double late_fill = 0.5;
-constexpr std::int64_t step_ns = 250'000;
-constexpr milliseconds step_pause{1};
+// Short steps delay a request less, and cost more: by their pauses, and by what each finds no longer in the caches.
+struct pace {
+    std::int64_t step_ns;
+    std::chrono::microseconds pause;
+};
+constexpr pace calm{100'000, std::chrono::microseconds(400)};
+constexpr pace brisk{250'000, std::chrono::microseconds(1000)};
 constexpr milliseconds retry_pause{1000};
 constexpr std::chrono::minutes retention_pause{10};  // once nothing is left to remove; and how often it is said meanwhile
 constexpr milliseconds retention_turn{200};          // of a pass; then records and callers of flush() have theirs
@@ -134,6 +141,7 @@ struct recorder::impl {
     steady_clock::time_point next_outlived_line{};
     std::atomic<bool> retention_left{false};  // it has more to remove
     std::int64_t step_began = 0;
+    pace steps = calm;
 
     mutable std::mutex status_guard;
     bool ok = true;
@@ -340,7 +348,7 @@ result<void> recorder::impl::remove_old() {
     auto const before_ms = wall_ms() - options.retention_days * day_ms;
     retention_left = true;
     do {
-        auto gone = journal->remove_some(before_ms);
+        auto gone = journal->remove_some(before_ms, [this] { stand_back(); });
         if (!gone) return gone.error();
         outlived += *gone;
         retention_left = *gone != 0;
@@ -363,6 +371,7 @@ void recorder::impl::say_outlived(steady_clock::time_point now) {
 
 result<void> recorder::impl::pass() {
     std::lock_guard const lock(work);
+    steps = filling(early_fill) ? brisk : calm;
     step_began = steady_ns();
     auto done = attempt();
     report(done);
@@ -370,8 +379,8 @@ result<void> recorder::impl::pass() {
 }
 
 void recorder::impl::stand_back() {
-    if (steady_ns() - step_began < step_ns) return;
-    if (hurried == 0 && !filling(late_fill)) options.pause(step_pause);
+    if (steady_ns() - step_began < steps.step_ns) return;
+    if (hurried == 0 && !filling(late_fill)) options.pause(steps.pause);
     step_began = steady_ns();
 }
 

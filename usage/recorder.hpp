@@ -24,7 +24,7 @@ struct recorder_options {
     std::chrono::milliseconds flush_interval{1000};
     std::uint32_t retention_days = 0;
     // How the flusher stands back between its steps. Tests look at when it does.
-    std::function<void(std::chrono::milliseconds)> pause = [](std::chrono::milliseconds d) { std::this_thread::sleep_for(d); };
+    std::function<void(std::chrono::microseconds)> pause = [](std::chrono::microseconds d) { std::this_thread::sleep_for(d); };
 };
 
 // `wanted` if it is not empty; else a folder of our own (mode 0700, owned by us, named by a digest of the data directory's real

@@ -109,16 +109,16 @@ result<void> make_folder(std::string const& folder, bool ours_alone) {
 
 namespace {
 
-constexpr std::uint64_t records_between = 64;
+constexpr std::uint64_t records_between = 32;
 
 // The records of the packer, and the cursor behind them, into the journal; then the ring's space is free again.
 result<void> hand_over(ring& from, std::uint64_t position, journal& into, block_packer& packer,
                        std::function<void()> const& between) {
     between();
-    auto sealed = packer.seal();
+    auto sealed = packer.seal(between);
     if (!sealed) return sealed.error();
     between();
-    if (auto done = into.append(from.id(), position, packer.meta(), *sealed); !done) return done;
+    if (auto done = into.append(from.id(), position, packer.meta(), *sealed, between); !done) return done;
     from.release(position);
     packer.clear();
     return {};

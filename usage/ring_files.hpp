@@ -41,8 +41,8 @@ struct taken {
 };
 // Moves the committed records of `from` behind `position`, at most a ring full of them, into the journal: block by block, each in
 // one transaction with the cursor behind it, and only then frees them in the ring. `position` follows, and `counted` with each
-// block. An error is the journal's; what was not journalled is still in the ring. `between` is called after every 64 records at
-// most, and before each block is sealed and written: whoever shares a processor with a worker can stand back there.
+// block. An error is the journal's; what was not journalled is still in the ring. `between` is called after every 32 records at
+// most, and again and again while a block is sealed and written: whoever shares a processor with a worker can stand back there.
 result<taken> take_records(
     ring& from, std::uint64_t& position, journal& into, block_packer& packer, std::atomic<std::uint64_t>* counted = nullptr,
     std::function<void()> const& between = [] {});

@@ -1,5 +1,6 @@
 #include "usage/block.hpp"
 
+#include <functional>
 #include <random>
 
 #include "tests/usage/support.hpp"
@@ -132,6 +133,49 @@ TEST_CASE("thousands of ordinary records take less than a fifth of their text") 
         text += 100 + s.r.request_id.size() + s.r.path.size() + s.r.host.size() + s.r.application_id.size() + s.r.key_id.size();
     }
     CHECK(sealed_of(p).size() * 5 < text);
+}
+
+TEST_CASE("a block is sealed in steps, and is the same whatever happens between them") {
+    block_packer p;
+    for (std::uint64_t n = 0; p.meta().records < block_records; ++n) REQUIRE(p.add(sample(n * 7919).r));
+    auto const at_once = sealed_of(p);
+    unsigned calls = 0;
+    std::function<void()> const count = [&] { ++calls; };
+    auto sealed = p.seal(count);
+    REQUIRE(sealed);
+    CHECK(*sealed == at_once);
+    CHECK(calls >= packed_of(at_once).size() / (64 << 10));  // at most so many bytes without a stop
+    CHECK(calls > 3);
+
+    block_packer few;
+    REQUIRE(few.add(sample(1).r));
+    calls = 0;
+    REQUIRE(few.seal(count));
+    CHECK(calls == 0);
+}
+
+TEST_CASE("strings of every length come back, those around one and two bytes of length included") {
+    std::vector<std::string> paths;
+    for (std::size_t n : {1U, 2U, 126U, 127U, 128U, 129U, 130U, 131U, 255U, 256U, 1023U, 1024U})
+        for (char const c : {'a', '\x7f', '\x80', '\x81'}) paths.emplace_back(n, c);
+    block_packer p;
+    for (int turn = 0; turn < 2; ++turn)  // the second time they are found again
+        for (auto const& path : paths) {
+            record r;
+            r.path = path;
+            REQUIRE(p.add(r));
+        }
+    auto const packed = packed_of(sealed_of(p));
+    auto reader = block_reader::over(packed);
+    REQUIRE(reader);
+    record out;
+    for (int turn = 0; turn < 2; ++turn)
+        for (auto const& path : paths) {
+            REQUIRE(reader->next(out));
+            CHECK(out.path == path);
+        }
+    CHECK_FALSE(reader->next(out));
+    CHECK_FALSE(reader->damaged());
 }
 
 TEST_CASE("an empty block and foreign bytes are told from blocks") {

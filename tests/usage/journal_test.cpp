@@ -175,6 +175,25 @@ TEST_CASE("old blocks are removed by their bytes: large ones one at a time") {
     CHECK(*j->remove_some(ever) == 0);
 }
 
+TEST_CASE("a block goes into the file, and out of it, in steps") {
+    test::folder const dir("/tmp");
+    auto j = open_journal(dir / "usage.db");
+    block_packer p;
+    for (std::uint64_t n = 0; p.meta().records < block_records; ++n) REQUIRE(p.add(sample(n * 7919).r));
+    auto const sealed = p.seal();
+    REQUIRE(sealed);
+    unsigned calls = 0;
+    std::function<void()> const count = [&] { ++calls; };
+    REQUIRE(j->append("r", 1, p.meta(), *sealed, count));
+    CHECK(calls > sealed->size() / 4096);
+    calls = 0;
+    auto const gone = j->remove_some(std::numeric_limits<std::int64_t>::max(), count);
+    REQUIRE(gone);
+    CHECK(*gone == block_records);
+    CHECK(calls > 0);
+    CHECK(j->record_count().value() == 0);
+}
+
 TEST_CASE("a damaged block is named and skipped, the others are visited") {
     test::folder const dir("/tmp");
     {

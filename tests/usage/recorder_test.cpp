@@ -2,11 +2,14 @@
 
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <fstream>
+#include <mutex>
 #include <random>
 #include <thread>
+#include <vector>
 
 #include "base/clock.hpp"
 #include "base/sqlite.hpp"
@@ -205,7 +208,7 @@ TEST_CASE("retention that gave way goes on a beat later, not after a flush inter
     auto o = p.options(1);
     o.retention_days = 30;
     o.flush_interval = std::chrono::minutes(10);
-    o.pause = [](std::chrono::milliseconds) { std::this_thread::sleep_for(std::chrono::milliseconds(210)); };  // a whole turn
+    o.pause = [](std::chrono::microseconds) { std::this_thread::sleep_for(std::chrono::milliseconds(210)); };  // a whole turn
     write_old_blocks(p, 600);
     auto r = place::open(o);
     r->start();
@@ -227,7 +230,7 @@ TEST_CASE("the flusher pauses between its steps, and loses nothing to that") {
     auto o = p.options(2);
     o.ring_bytes = 32 << 20;  // of which this fills less than half
     std::atomic<unsigned> pauses{0};
-    o.pause = [&](std::chrono::milliseconds) { ++pauses; };
+    o.pause = [&](std::chrono::microseconds) { ++pauses; };
     auto r = place::open(o);
     std::uint64_t const each = 20'000;
     r->start();
@@ -252,13 +255,39 @@ TEST_CASE("the flusher pauses between its steps, and loses nothing to that") {
     r->stop();
 }
 
+TEST_CASE("a pass over little goes in short steps, one that finds a ring a quarter full in longer ones") {
+    place const p;
+    auto o = p.options(1);
+    o.ring_bytes = 16 << 20;
+    o.flush_interval = std::chrono::milliseconds(20);
+    std::mutex guard;
+    std::vector<std::chrono::microseconds> pauses;
+    o.pause = [&](std::chrono::microseconds d) {
+        std::lock_guard const lock(guard);
+        pauses.push_back(d);
+    };
+    double const least = GENERATE(0.1, 0.3);
+    auto r = place::open(o);
+    std::uint64_t n = 0;
+    for (; r->state().fill < least; ++n) append(*r, 0, n, n + 1);
+    r->start();
+    auto const end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    while (r->state().journalled < n && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    r->stop();
+    CHECK(r->state().journalled == n);
+    REQUIRE(pauses.size() > 5);
+    auto const [shortest, longest] = std::minmax_element(pauses.begin(), pauses.end());
+    CHECK(*shortest == *longest);
+    CHECK((*longest > std::chrono::microseconds(500)) == (least > 0.25));
+}
+
 TEST_CASE("the flusher makes no pauses while a ring is half full") {
     place const p;
     auto o = p.options(1);
     o.ring_bytes = 4 << 20;
     recorder* running = nullptr;
     double fullest = 0;
-    o.pause = [&](std::chrono::milliseconds) { fullest = std::max(fullest, running->state().fill); };
+    o.pause = [&](std::chrono::microseconds) { fullest = std::max(fullest, running->state().fill); };
     auto r = place::open(o);
     running = r.get();
     std::uint64_t n = 0;
@@ -278,7 +307,7 @@ TEST_CASE("whoever waits for flush() waits for no pause but the one that has beg
     auto const end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
     std::atomic<unsigned> pauses{0};
     std::atomic<bool> asked{false};
-    o.pause = [&](std::chrono::milliseconds) {
+    o.pause = [&](std::chrono::microseconds) {
         if (++pauses > 1) return;
         while (!asked && std::chrono::steady_clock::now() < end) std::this_thread::yield();
         std::this_thread::sleep_for(std::chrono::milliseconds(500));  // in which flush() begins to wait
@@ -300,7 +329,7 @@ TEST_CASE("a ring that is damaged in memory does not keep the flusher from pausi
     auto o = p.options(2);
     o.ring_bytes = 8 << 20;
     std::atomic<unsigned> pauses{0};
-    o.pause = [&](std::chrono::milliseconds) { ++pauses; };
+    o.pause = [&](std::chrono::microseconds) { ++pauses; };
     auto r = place::open(o);
     std::uint64_t n = 0;
     for (; r->state().fill < 0.9; ++n) append(*r, 0, n, n + 1);
