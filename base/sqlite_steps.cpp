@@ -2,6 +2,7 @@
 
 #include <sqlite3.h>
 
+#include <cerrno>
 #include <utility>
 
 #include "base/sqlite.hpp"
@@ -15,8 +16,12 @@ namespace {
 
 thread_local std::function<void()> const* between = nullptr;
 
+// SQLite asks for errno only after a method has returned.
 void stop_by() noexcept {
-    if (between != nullptr && *between) (*between)();
+    if (between == nullptr || !*between) return;
+    int const kept = errno;
+    (*between)();
+    errno = kept;
 }
 
 // One for each kind of file, because SQLite's own methods differ between them.

@@ -342,14 +342,14 @@ bool block_packer::add(record const& r) {
 
 namespace {
 
-// Writes one zstd frame behind what stands in `out`, and calls `between` after every seal_step bytes of its content, whose size
-// is known before.
+// Writes one zstd frame into `out` from `begin` on, and calls `between` after every seal_step bytes of its content, whose size is
+// known before. `out` only grows: what is longer than needed is not written anew each time.
 class frame_writer {
   public:
-    frame_writer(ZSTD_CCtx* c, std::string& out, std::size_t content, std::function<void()> const& between)
+    frame_writer(ZSTD_CCtx* c, std::string& out, std::size_t begin, std::size_t content, std::function<void()> const& between)
         : compressor_(c), between_(between) {
-        auto const begin = out.size();
-        out.resize(begin + ZSTD_compressBound(content) + (content / seal_step + 1) * zstd_block_header);
+        auto const needed = begin + ZSTD_compressBound(content) + (content / seal_step + 1) * zstd_block_header;
+        if (out.size() < needed) out.resize(needed);
         to_ = {out.data(), out.size(), begin};
         ZSTD_CCtx_reset(c, ZSTD_reset_session_only);
         ZSTD_CCtx_setPledgedSrcSize(c, content);
@@ -407,8 +407,8 @@ result<std::string_view> block_packer::seal(std::function<void()> const& between
     }
     auto const head_bytes = static_cast<std::size_t>(to - head.data());
 
-    b.sealed.assign(seal_magic);
-    frame_writer frame(b.compressor.get(), b.sealed, head_bytes + content, between);
+    frame_writer frame(b.compressor.get(), b.sealed, seal_magic.size(), head_bytes + content, between);
+    std::copy(seal_magic.begin(), seal_magic.end(), b.sealed.begin());
     frame.put(std::span(head).first(head_bytes));
     for (std::size_t c = 0; c < columns; ++c) frame.put(b.column_bytes_of(c));
     auto const end = frame.end();

@@ -48,7 +48,7 @@ class journal {
     result<std::vector<std::string>> other_ring_dirs();
     result<void> set_other_ring_dirs(std::vector<std::string> const& folders);
     // Removes some of the blocks whose last record is older than `before_ms`, the oldest first, in one transaction of a few
-    // milliseconds; returns how many records went. 0: none is left.
+    // milliseconds (and what `between` sleeps); returns how many records went. 0: none is left.
     result<std::uint64_t> remove_some(std::int64_t before_ms, std::function<void()> const& between = {});
 
     // Visits blocks that may hold records of [from_ms, to_ms), in order of appending; `visit` false stops. The block is

@@ -32,7 +32,7 @@
 // but whoever has had more than his share when he wakes up waits all the same, and nobody looks again before the next tick. So a
 // pass goes in small steps with pauses between them, in which the worker has the processor; sealing a block and writing it do,
 // too. That leaves the flusher a fifth of the time, enough for 200,000 records a second where one takes a microsecond. The steps
-// are short (calm), longer (brisk) in a pass that found a ring a quarter full, for a gateway that busy has no time to give away.
+// are short (calm), longer (brisk) from when a pass sees a ring a quarter full, for a gateway that busy has no time to give away.
 // Nobody waits for pauses: they are left out while somebody is in flush() or stop(), and while a ring is half full. Retention
 // waits in its turn: for rings that fill, and for whoever waits; what it left is done a beat later.
 //
@@ -380,6 +380,7 @@ result<void> recorder::impl::pass() {
 
 void recorder::impl::stand_back() {
     if (steady_ns() - step_began < steps.step_ns) return;
+    if (filling(early_fill)) steps = brisk;
     if (hurried == 0 && !filling(late_fill)) options.pause(steps.pause);
     step_began = steady_ns();
 }

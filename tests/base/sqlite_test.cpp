@@ -1,10 +1,13 @@
 #include "base/sqlite.hpp"
 
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
 #include <atomic>
+#include <cerrno>
+#include <csignal>
 #include <filesystem>
 #include <functional>
 #include <thread>
@@ -298,6 +301,28 @@ TEST_CASE("work on a file goes in steps where the connection was opened for it, 
           std::to_string(db.int64("SELECT count(*) FROM t").value()) + "|" +
               std::to_string(db.int64("SELECT count(*) FROM t").value() * 400'000));
     CHECK(shell(file, "PRAGMA integrity_check") == "ok");
+}
+
+TEST_CASE("what happens between steps does not hide why a write failed") {
+    scratch_dir const dir;
+    auto db = std::move(*database::open(dir.file("t.db"), {.in_steps = true}));
+    REQUIRE(db.adopt(version_1));
+    REQUIRE(db.exec("PRAGMA cache_size = 10"));  // pages are written in the middle of the statement
+    rlimit before{};
+    REQUIRE(::getrlimit(RLIMIT_FSIZE, &before) == 0);
+    auto* const on_signal = std::signal(SIGXFSZ, SIG_IGN);
+    rlimit small = before;
+    small.rlim_cur = 200'000;
+    REQUIRE(::setrlimit(RLIMIT_FSIZE, &small) == 0);
+    std::function<void()> const other = [] { errno = EINTR; };
+    auto const done = [&] {
+        sqlite::between_accesses const steps(other);
+        return db.exec("INSERT INTO t (c) VALUES (randomblob(900000))");
+    }();
+    REQUIRE(::setrlimit(RLIMIT_FSIZE, &before) == 0);
+    std::signal(SIGXFSZ, on_signal);
+    REQUIRE_FALSE(done);
+    CHECK(done.error().message.find("no space left") != std::string::npos);
 }
 
 TEST_CASE("whoever waits for a lock that is held through many steps gets it, and finds all or nothing") {
