@@ -32,9 +32,9 @@
 // but whoever has had more than his share when he wakes up waits all the same, and nobody looks again before the next tick. So a
 // pass goes in small steps with pauses between them, in which the worker has the processor; sealing a block and writing it do,
 // too. That leaves the flusher a fifth of the time, enough for 200,000 records a second where one takes a microsecond. The steps
-// are short (calm), longer (brisk) from when a pass sees a ring a quarter full, for a gateway that busy has no time to give away.
-// Nobody waits for pauses: they are left out while somebody is in flush() or stop(), and while a ring is half full. Retention
-// waits in its turn: for rings that fill, and for whoever waits; what it left is done a beat later.
+// are short (calm), or longer (brisk) where many records come, for a gateway that busy has no time to give away. Nobody waits for
+// pauses: they are left out while somebody is in flush() or stop(), and while a ring is half full. Retention waits in its turn:
+// for rings that fill, and for whoever waits; what it left is done a beat later.
 //
 // What a pass needs (journal, packer, positions) is guarded by `work`, so that flush() makes a pass on the caller's thread and
 // no hand-shake with the flusher is needed. state() takes only `status_guard`, which is never held during a pass.
@@ -49,6 +49,7 @@ namespace {
 
 constexpr long tmpfs_magic = 0x01021994;
 constexpr double early_fill = 0.25;
+constexpr double brisk_fill = 0.375;
 constexpr double late_fill = 0.5;
 // Short steps delay a request less, and cost more: by their pauses, and by what each finds no longer in the caches.
 struct pace {
@@ -57,6 +58,7 @@ struct pace {
 };
 constexpr pace calm{100'000, std::chrono::microseconds(400)};
 constexpr pace brisk{250'000, std::chrono::microseconds(1000)};
+constexpr double brisk_per_second = 32'000;  // records since the pass before
 constexpr milliseconds retry_pause{1000};
 constexpr std::chrono::minutes retention_pause{10};  // once nothing is left to remove; and how often it is said meanwhile
 constexpr milliseconds retention_turn{200};          // of a pass; then records and callers of flush() have theirs
@@ -142,6 +144,8 @@ struct recorder::impl {
     std::atomic<bool> retention_left{false};  // it has more to remove
     std::int64_t step_began = 0;
     pace steps = calm;
+    std::int64_t last_pass = steady_ns();
+    std::uint64_t appended_by_then = 0;
 
     mutable std::mutex status_guard;
     bool ok = true;
@@ -371,8 +375,11 @@ void recorder::impl::say_outlived(steady_clock::time_point now) {
 
 result<void> recorder::impl::pass() {
     std::lock_guard const lock(work);
-    steps = filling(early_fill) ? brisk : calm;
     step_began = steady_ns();
+    auto const seconds = static_cast<double>(step_began - std::exchange(last_pass, step_began)) / 1e9;
+    auto const now = appended();
+    auto const records = static_cast<double>(now - std::exchange(appended_by_then, now));
+    steps = records > seconds * brisk_per_second ? brisk : calm;
     auto done = attempt();
     report(done);
     return done;
@@ -380,7 +387,7 @@ result<void> recorder::impl::pass() {
 
 void recorder::impl::stand_back() {
     if (steady_ns() - step_began < steps.step_ns) return;
-    if (filling(early_fill)) steps = brisk;
+    if (filling(brisk_fill)) steps = brisk;
     if (hurried == 0 && !filling(late_fill)) options.pause(steps.pause);
     step_began = steady_ns();
 }

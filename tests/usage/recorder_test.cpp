@@ -255,30 +255,38 @@ TEST_CASE("the flusher pauses between its steps, and loses nothing to that") {
     r->stop();
 }
 
-TEST_CASE("a pass over little goes in short steps, one that finds a ring a quarter full in longer ones") {
+TEST_CASE("the flusher's steps are short where few records come, longer where many come or a ring fills") {
     place const p;
     auto o = p.options(1);
     o.ring_bytes = 16 << 20;
     o.flush_interval = std::chrono::milliseconds(20);
+    constexpr auto brisk = std::chrono::microseconds(1000);
     std::mutex guard;
     std::vector<std::chrono::microseconds> pauses;
     o.pause = [&](std::chrono::microseconds d) {
         std::lock_guard const lock(guard);
         pauses.push_back(d);
     };
-    double const least = GENERATE(0.1, 0.3);
-    auto r = place::open(o);
-    std::uint64_t n = 0;
-    for (; r->state().fill < least; ++n) append(*r, 0, n, n + 1);
-    r->start();
-    auto const end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
-    while (r->state().journalled < n && std::chrono::steady_clock::now() < end) std::this_thread::yield();
-    r->stop();
-    CHECK(r->state().journalled == n);
-    REQUIRE(pauses.size() > 5);
-    auto const [shortest, longest] = std::minmax_element(pauses.begin(), pauses.end());
-    CHECK(*shortest == *longest);
-    CHECK((*longest > std::chrono::microseconds(500)) == (least > 0.25));
+    // The share of pauses that were long, in a pass over so many records, so long after they began to come.
+    auto const long_pauses = [&](double fill, std::chrono::milliseconds before_the_pass) {
+        pauses.clear();
+        auto r = place::open(o);
+        std::uint64_t n = 0;
+        for (; r->state().fill < fill; ++n) append(*r, 0, n, n + 1);
+        std::this_thread::sleep_for(before_the_pass);
+        r->start();
+        auto const end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+        while (r->state().journalled < n && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+        r->stop();
+        CHECK(r->state().journalled == n);
+        REQUIRE(pauses.size() > 5);
+        return static_cast<double>(std::count(pauses.begin(), pauses.end(), brisk)) / static_cast<double>(pauses.size());
+    };
+    CHECK(long_pauses(0.1, std::chrono::milliseconds(1000)) == 0);
+    CHECK(long_pauses(0.45, std::chrono::milliseconds(2000)) == 1);
+    double most = 0;  // a slow machine takes its time over a few thousand records: once is enough
+    for (int turn = 0; turn < 50 && most < 1; ++turn) most = std::max(most, long_pauses(0.1, std::chrono::milliseconds(0)));
+    CHECK(most == 1);
 }
 
 TEST_CASE("the flusher makes no pauses while a ring is half full") {
