@@ -136,13 +136,20 @@ auto looked_up(Action action) {
 int keys_create(key_flags const& f, streams& s) {
     auto const keys = keys_of(f, s, missing::create);
     auto const made = looked_up([&] { return keys->create(f.name, f.application); });
-    if (f.json || f.output == "json") {
+    bool const as_json = f.json || f.output == "json";
+    if (as_json)
         s.out << json::serialize(json::object{
                      {"id", made.id}, {"key", made.key}, {"application_id", made.application_id}, {"name", made.name}})
               << "\n";
-        return exit_ok;
-    }
-    s.out << made.key << "\n" << std::flush;
+    else
+        s.out << made.key << "\n";
+    s.out.flush();
+    if (!s.out)
+        throw failure(exit_error,
+                      fmt::format("key {} was made, but it could not be written to standard output, so nobody has it: "
+                                  "remove it with `latchkey keys delete {}`",
+                                  made.id, made.id));
+    if (as_json) return exit_ok;
     s.err << fmt::format(
         "Key {} for '{}' (application {}). It is shown this once and cannot be shown again; send it as X-API-KEY.\n", made.id,
         made.name, made.application_id);

@@ -41,8 +41,10 @@ struct invocation {
 };
 
 void add_common(CLI::App& to, common_flags& f) {
-    to.add_option("--data", f.data, "Data directory (keys.db, usage.db, admin.sock)")->type_name("DIR");
-    to.add_option("--config", f.config, "Settings file")->type_name("FILE");
+    // An empty one is a shell variable that was not set: not the same as none.
+    auto const not_empty = [](std::string const& given) { return given.empty() ? std::string("is empty") : std::string(); };
+    to.add_option("--data", f.data, "Data directory (keys.db, usage.db, admin.sock)")->type_name("DIR")->check(not_empty);
+    to.add_option("--config", f.config, "Settings file")->type_name("FILE")->check(not_empty);
 }
 
 void add_output(CLI::App& to, std::string& into) {
@@ -162,10 +164,17 @@ void check_commands(CLI::App const& app, int argc, char const* const* argv) {
     }
 }
 
+// What a command says it did must have arrived; who reads no further has what he wanted.
+void check_written(streams& s) {
+    s.out.flush();
+    if (s.out.good() || (s.reader_is_gone != nullptr && s.reader_is_gone())) return;
+    throw failure(exit_error, "standard output could not be written to its end: is its disk full, or is it closed?");
+}
+
 int guarded(std::function<int(streams&)> const& command, streams& s) {
     try {
         int const code = command(s);
-        s.out.flush();
+        check_written(s);
         return code;
     } catch (failure const& e) {
         s.err << "latchkey: " << e.what() << "\n";

@@ -16,6 +16,8 @@ struct streams {
     std::ostream& out;      // data
     std::ostream& err;      // messages
     bool terminal = false;  // a person can be asked
+    // After a write to `out` has failed: did its reader go away, as `head` does when it has enough? Null: no.
+    bool (*reader_is_gone)() = nullptr;
 };
 
 enum exit_code : int {

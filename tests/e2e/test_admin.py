@@ -1,7 +1,9 @@
 """The admin listener and the command line's manners."""
+import contextlib
 import json
 import os
 import re
+import sqlite3
 import stat
 import subprocess
 
@@ -192,3 +194,51 @@ def test_more_workers_than_the_default_memory_is_for_start(upstream):
         wait_until(lambda: "buffers 964 MiB" in g.log(), 5, "the log's line on memory")  # logs have a thread of their own
     finally:
         g.stop()
+
+
+@pytest.mark.parametrize("words", [["usage", "export"], ["keys", "list"], ["keys", "list", "--output", "json"], ["version"]], ids=" ".join)
+def test_what_cannot_be_written_to_standard_output_is_an_error(gateway, words):
+    command = [str(PROGRAM), *words] + ([] if words == ["version"] else ["--data", str(gateway.data)])
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30)
+    assert done.returncode == 1 and "standard output could not be written" in done.stderr, done
+    closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True, timeout=30)
+    assert closed.returncode == 1 and "standard output could not be written" in closed.stderr, closed
+
+
+def test_a_closed_standard_output_is_not_taken_for_the_next_file(gateway, client, key):
+    """With descriptors 0 to 2 closed the first file or socket that is opened would be number 0."""
+    served(client.get("/" + unique(), key))
+    for words in (["usage", "export"], ["keys", "list"], ["keys", "create", "--name", "x"]):
+        subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", str(PROGRAM), *words, "--data", str(gateway.data)], timeout=30)
+    for name in ("keys.db", "usage.db"):
+        with contextlib.closing(sqlite3.connect(gateway.data / name)) as db:
+            assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)], name
+    served(client.get("/" + unique(), key))
+
+
+def test_a_reader_that_has_enough_is_no_error(gateway, client, key):
+    for _ in range(400):
+        client.get("/bytes/10", key=key)
+    gateway.cli("usage", "export")
+    done = subprocess.run(["bash", "-c", 'set -o pipefail; "$@" | head -c 10', "bash", str(PROGRAM), "usage", "export", "--data", str(gateway.data)],
+                          capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0 and done.stderr == "" and len(done.stdout) == 10, done
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
+def test_a_new_key_that_nobody_could_read_is_named(gateway, form):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([str(PROGRAM), "keys", "create", "--name", "lost", *form, "--data", str(gateway.data)],
+                              stdout=full, stderr=subprocess.PIPE, text=True, timeout=30)
+    assert done.returncode == 1 and "nobody has it" in done.stderr, done
+    told = re.search(r"latchkey keys delete (\S+)`", done.stderr).group(1)
+    gateway.cli("keys", "delete", told, "--yes")
+    assert told not in gateway.cli("keys", "list").stdout
+
+
+@pytest.mark.parametrize("flag", ["--data", "--config"])
+def test_an_empty_path_is_not_none(tmp_path, flag):
+    done = subprocess.run([str(PROGRAM), "keys", "list", flag, ""], cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2 and flag in done.stderr and "is empty" in done.stderr, done
+    assert not list(tmp_path.iterdir())
