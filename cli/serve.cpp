@@ -304,6 +304,12 @@ class gateway_process {
         if (before_ == nullptr) lock_.emplace(need(data_lock::take(paths_, "gateway", lock_patience)));
         auto const shards = load_keys();
         open_recorder(s);
+        struct unserved {  // a first start that fails leaves no rings in memory
+            usage::recorder* of;
+            ~unserved() {
+                if (of != nullptr) of->withdraw();
+            }
+        } until_served{before_ == nullptr ? recorder_.get() : nullptr};
         server_ = std::make_unique<gateway::server>(settings_, shards, *recorder_);
         server_->bind(std::move(from.listeners));
         auto const ports = server_->ports();
@@ -327,6 +333,7 @@ class gateway_process {
         }
         watch.end();
         admin_->listen();
+        until_served.of = nullptr;
         recorder_->start();
         server_->start();
         keys_->start([this](auto const& updates) { return publish(updates); });
@@ -478,7 +485,10 @@ class gateway_process {
         o.flush_interval = settings_.usage.flush_interval;
         o.retention_days = settings_.usage.retention_days;
         if (!said.empty()) s.err << "latchkey: " << said << "\n";
-        recorder_ = need(usage::recorder::open(o));
+        auto opened = usage::recorder::open(o);
+        bool const folder_is_ours = before_ == nullptr && settings_.usage.ring_dir.empty();
+        if (!opened && folder_is_ours) ::rmdir(o.ring_dir.c_str());  // if nothing is in it
+        recorder_ = need(std::move(opened));
     }
 
     portal::gateway_state state() const {

@@ -176,6 +176,7 @@ struct recorder::impl {
     void say_drops(steady_clock::time_point now);
     bool failing() const;
     void run();
+    void finish(bool succeeded);
 
     template <class Counter>
     std::uint64_t sum(Counter counter) const {
@@ -466,14 +467,23 @@ void recorder::stop(bool succeeded) {
     impl_->wake.notify_all();
     if (!impl_->flusher.joinable()) return;
     impl_->flusher.join();
-    if (auto done = flush(); !done) {
+    impl_->finish(succeeded);
+}
+
+void recorder::withdraw() {
+    hurry const h(impl_->hurried);
+    impl_->finish(false);
+}
+
+void recorder::impl::finish(bool succeeded) {
+    if (auto done = pass(); !done) {
         log::error("usage.left_in_rings", "{}; the next start takes the records over from the rings", done.error().message);
         return;
     }
     // All of it is in the journal, so the files need not hold memory any longer. (tmpfs is memory.)
-    fs::path const folder = impl_->options.ring_dir;
-    for (std::size_t i = 0; i < impl_->files.size(); ++i)
-        if (::unlink(impl_->files[i].c_str()) == 0) static_cast<void>(impl_->journal->forget_ring(impl_->rings[i]->id()));
+    fs::path const folder = options.ring_dir;
+    for (std::size_t i = 0; i < files.size(); ++i)
+        if (::unlink(files[i].c_str()) == 0) static_cast<void>(journal->forget_ring(rings[i]->id()));
     bool const chosen = folder.filename().string().starts_with("latchkey-");  // by choose_ring_dir()
     if (chosen && !succeeded) ::rmdir(folder.c_str());                        // if it is empty now
 }

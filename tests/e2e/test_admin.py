@@ -2,7 +2,10 @@
 import contextlib
 import json
 import os
+import pathlib
 import re
+import shutil
+import socket
 import sqlite3
 import stat
 import subprocess
@@ -242,3 +245,31 @@ def test_an_empty_path_is_not_none(tmp_path, flag):
     done = subprocess.run([str(PROGRAM), "keys", "list", flag, ""], cwd=tmp_path, capture_output=True, text=True, timeout=30)
     assert done.returncode == 2 and flag in done.stderr and "is empty" in done.stderr, done
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def runtime():
+    """A folder in memory that is the only place for rings."""
+    folder = pathlib.Path("/dev/shm/" + unique("run"))
+    folder.mkdir(mode=0o700)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def kept_in(folder):
+    return {"RUNTIME_DIRECTORY": str(folder), "XDG_RUNTIME_DIR": str(folder)}
+
+
+def test_a_start_that_fails_leaves_no_rings_in_memory(upstream, runtime):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = {"listen": ["127.0.0.1:%d" % taken.getsockname()[1]]}
+        assert "cannot listen" in Gateway(upstream, settings=settings, environment=kept_in(runtime)).refuse_to_start()
+    assert os.listdir(runtime) == []
+
+
+def test_a_start_that_finds_its_account_damaged_leaves_no_folder_in_memory(upstream, runtime, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    (data / "usage.db").write_bytes(b"no database" * 1000)
+    assert "usage.db" in Gateway(upstream, data=data, environment=kept_in(runtime)).refuse_to_start()
+    assert os.listdir(runtime) == []

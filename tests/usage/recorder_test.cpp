@@ -225,6 +225,20 @@ TEST_CASE("retention that gave way goes on a beat later, not after a flush inter
     r->stop();
 }
 
+TEST_CASE("a recorder that never started leaves no ring behind, and loses nothing of one that it took over") {
+    place const p;
+    {
+        auto killed = place::open(p.options(2));
+        append(*killed, 1, 0, 10);
+    }
+    REQUIRE(p.files(p.rings).size() == 2);
+    auto r = place::open(p.options(2));
+    append(*r, 0, 10, 12);
+    r->withdraw();
+    CHECK(p.files(p.rings).empty());
+    CHECK(sorted(test::numbers_in(p.journal_file)) == range(0, 12));
+}
+
 TEST_CASE("the flusher pauses between its steps, and loses nothing to that") {
     place const p;
     auto o = p.options(2);
