@@ -1,6 +1,7 @@
 #include "cli/run.hpp"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <csignal>
 #include <functional>
 #include <string_view>
@@ -164,6 +165,13 @@ void check_commands(CLI::App const& app, int argc, char const* const* argv) {
     }
 }
 
+// CLI11 takes the next word, even a flag, for the value of `--data=`.
+void check_values(int argc, char const* const* argv) {
+    for (std::string_view const flag : {"--data=", "--config="})
+        if (std::find(argv + 1, argv + argc, flag) != argv + argc)
+            throw CLI::ValidationError(std::string(flag.substr(0, flag.size() - 1)), "is empty");
+}
+
 // What a command says it did must have arrived; who reads no further has what he wanted.
 void check_written(streams& s) {
     s.out.flush();
@@ -205,12 +213,14 @@ int run(int argc, char const* const* argv, streams s) {
     add_others(app, v);
     try {
         check_commands(app, argc, argv);
+        check_values(argc, argv);
         app.parse(argc, argv);
         if (app.got_subcommand("keys") && app.get_subcommand("keys")->got_subcommand("create") && v.keys.name.empty() &&
             v.keys.application.empty())
             throw CLI::RequiredError("--name (who calls) or --application");
     } catch (CLI::ParseError const& e) {
-        return app.exit(e, s.out, s.err) == 0 ? exit_ok : exit_usage;
+        if (app.exit(e, s.out, s.err) != 0) return exit_usage;
+        v.chosen = [](streams&) { return static_cast<int>(exit_ok); };  // help or version was asked for
     }
     return guarded(v.chosen, s);
 }

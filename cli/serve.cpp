@@ -333,8 +333,8 @@ class gateway_process {
         }
         watch.end();
         admin_->listen();
-        until_served.of = nullptr;
         recorder_->start();
+        until_served.of = nullptr;
         server_->start();
         keys_->start([this](auto const& updates) { return publish(updates); });
         ready_ = true;

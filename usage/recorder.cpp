@@ -176,7 +176,7 @@ struct recorder::impl {
     void say_drops(steady_clock::time_point now);
     bool failing() const;
     void run();
-    void finish(bool succeeded);
+    void remove_rings(result<void> const& emptied, bool succeeded);
 
     template <class Counter>
     std::uint64_t sum(Counter counter) const {
@@ -229,12 +229,19 @@ result<void> recorder::impl::recover_folder(std::string const& folder, std::vect
 
 // Numbers in use are stepped over, and so is one that another process took or looks at just now.
 result<void> recorder::impl::make_rings(std::vector<unsigned> const& taken) {
+    auto const of_before = files.size();
     for (unsigned number = 0; rings.size() < options.workers; ++number) {
         if (std::find(taken.begin(), taken.end(), number) != taken.end()) continue;
         auto const file = ring_file(options.ring_dir, tag, number);
         auto made = ring::open(file, options.ring_bytes);
         if (!made && made.error().code == errc::busy && number < numbers_max) continue;
-        if (!made) return made.error();
+        if (!made) {
+            while (files.size() > of_before) {  // nothing is in them, and memory may be what was missing
+                ::unlink(files.back().c_str());
+                files.pop_back();
+            }
+            return made.error();
+        }
         rings.push_back(std::move(*made));
         files.push_back(file);
     }
@@ -467,17 +474,19 @@ void recorder::stop(bool succeeded) {
     impl_->wake.notify_all();
     if (!impl_->flusher.joinable()) return;
     impl_->flusher.join();
-    impl_->finish(succeeded);
+    impl_->remove_rings(flush(), succeeded);
 }
 
-void recorder::withdraw() {
+void recorder::withdraw() noexcept try {
     hurry const h(impl_->hurried);
-    impl_->finish(false);
+    std::lock_guard const lock(impl_->work);
+    impl_->remove_rings(impl_->take_all(), false);
+} catch (std::exception const&) {  // the next start takes over what is left
 }
 
-void recorder::impl::finish(bool succeeded) {
-    if (auto done = pass(); !done) {
-        log::error("usage.left_in_rings", "{}; the next start takes the records over from the rings", done.error().message);
+void recorder::impl::remove_rings(result<void> const& emptied, bool succeeded) {
+    if (!emptied) {
+        log::error("usage.left_in_rings", "{}; the next start takes the records over from the rings", emptied.error().message);
         return;
     }
     // All of it is in the journal, so the files need not hold memory any longer. (tmpfs is memory.)

@@ -51,8 +51,8 @@ class recorder {
     void start();  // the flusher thread: every flush_interval, or when a ring is a quarter full
     // Flushes what the rings hold, ends the thread, removes the rings. `succeeded`: another process goes on in their folder.
     void stop(bool succeeded = false);
-    // Likewise for a recorder that was never started, because the process could not begin to serve.
-    void withdraw();
+    // Likewise for a recorder that was never started, because the process could not begin to serve. Removes no old records.
+    void withdraw() noexcept;
 
     // Returns when every record committed before the call is in the journal. Error while the disk is full or the file locked:
     // nothing is lost then, the rings keep it and the flusher tries again (said in the log once, and in state()).

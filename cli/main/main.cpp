@@ -17,10 +17,10 @@ void hold_standard_descriptors() {
             static_cast<void>(::open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY));
 }
 
-// Of a pipe or socket, poll() says so at any time; a file whose disk is full, or a closed descriptor, is something else.
+// Of a pipe or socket, poll() says so at any time; of files, /dev/full and /dev/null it says that they can be written.
 bool reader_is_gone() {
     pollfd out{STDOUT_FILENO, POLLOUT, 0};
-    return ::poll(&out, 1, 0) == 1 && (out.revents & POLLERR) != 0;
+    return ::poll(&out, 1, 0) == 1 && (out.revents & (POLLERR | POLLHUP)) != 0;
 }
 
 }  // namespace

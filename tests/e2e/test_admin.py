@@ -201,11 +201,11 @@ def test_more_workers_than_the_default_memory_is_for_start(upstream):
 
 @pytest.mark.parametrize("words", [["usage", "export"], ["keys", "list"], ["keys", "list", "--output", "json"], ["version"]], ids=" ".join)
 def test_what_cannot_be_written_to_standard_output_is_an_error(gateway, words):
-    command = [str(PROGRAM), *words] + ([] if words == ["version"] else ["--data", str(gateway.data)])
+    command = [str(PROGRAM), *words] + ([] if "version" in words[0] or "help" in words[0] else ["--data", str(gateway.data)])
     with open("/dev/full", "wb") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=bound(30))
     assert done.returncode == 1 and "standard output could not be written" in done.stderr, done
-    closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True, timeout=30)
+    closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True, timeout=bound(30))
     assert closed.returncode == 1 and "standard output could not be written" in closed.stderr, closed
 
 
@@ -213,7 +213,8 @@ def test_a_closed_standard_output_is_not_taken_for_the_next_file(gateway, client
     """With descriptors 0 to 2 closed the first file or socket that is opened would be number 0."""
     served(client.get("/" + unique(), key))
     for words in (["usage", "export"], ["keys", "list"], ["keys", "create", "--name", "x"]):
-        subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", str(PROGRAM), *words, "--data", str(gateway.data)], timeout=30)
+        done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", str(PROGRAM), *words, "--data", str(gateway.data)], timeout=bound(30))
+        assert done.returncode == 1, words
     for name in ("keys.db", "usage.db"):
         with contextlib.closing(sqlite3.connect(gateway.data / name)) as db:
             assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)], name
@@ -221,11 +222,11 @@ def test_a_closed_standard_output_is_not_taken_for_the_next_file(gateway, client
 
 
 def test_a_reader_that_has_enough_is_no_error(gateway, client, key):
-    for _ in range(400):
+    for _ in range(1500):  # more than a pipe holds
         client.get("/bytes/10", key=key)
     gateway.cli("usage", "export")
     done = subprocess.run(["bash", "-c", 'set -o pipefail; "$@" | head -c 10', "bash", str(PROGRAM), "usage", "export", "--data", str(gateway.data)],
-                          capture_output=True, text=True, timeout=30)
+                          capture_output=True, text=True, timeout=bound(30))
     assert done.returncode == 0 and done.stderr == "" and len(done.stdout) == 10, done
 
 
@@ -233,7 +234,7 @@ def test_a_reader_that_has_enough_is_no_error(gateway, client, key):
 def test_a_new_key_that_nobody_could_read_is_named(gateway, form):
     with open("/dev/full", "wb") as full:
         done = subprocess.run([str(PROGRAM), "keys", "create", "--name", "lost", *form, "--data", str(gateway.data)],
-                              stdout=full, stderr=subprocess.PIPE, text=True, timeout=30)
+                              stdout=full, stderr=subprocess.PIPE, text=True, timeout=bound(30))
     assert done.returncode == 1 and "nobody has it" in done.stderr, done
     told = re.search(r"latchkey keys delete (\S+)`", done.stderr).group(1)
     gateway.cli("keys", "delete", told, "--yes")
@@ -242,9 +243,21 @@ def test_a_new_key_that_nobody_could_read_is_named(gateway, form):
 
 @pytest.mark.parametrize("flag", ["--data", "--config"])
 def test_an_empty_path_is_not_none(tmp_path, flag):
-    done = subprocess.run([str(PROGRAM), "keys", "list", flag, ""], cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([str(PROGRAM), "keys", "list", flag, ""], cwd=tmp_path, capture_output=True, text=True, timeout=bound(30))
+    assert done.returncode == 2 and flag in done.stderr and "is empty" in done.stderr, done
+    done = subprocess.run([str(PROGRAM), "keys", "create", "--name", "x", flag + "=", "--json"], cwd=tmp_path, capture_output=True, text=True,
+                          timeout=bound(30))
     assert done.returncode == 2 and flag in done.stderr and "is empty" in done.stderr, done
     assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_left_a_socket_is_no_error_either(gateway):
+    ours, theirs = socket.socketpair()
+    ours.close()
+    with theirs:
+        done = subprocess.run([str(PROGRAM), "keys", "list", "--data", str(gateway.data)], stdout=theirs, stderr=subprocess.PIPE, text=True,
+                              timeout=bound(30))
+    assert done.returncode == 0 and done.stderr == "", done
 
 
 @pytest.fixture
@@ -273,3 +286,21 @@ def test_a_start_that_finds_its_account_damaged_leaves_no_folder_in_memory(upstr
     (data / "usage.db").write_bytes(b"no database" * 1000)
     assert "usage.db" in Gateway(upstream, data=data, environment=kept_in(runtime)).refuse_to_start()
     assert os.listdir(runtime) == []
+
+
+def test_a_start_that_finds_too_little_memory_for_its_rings_leaves_none(upstream):
+    """6 MiB of tmpfs are too little for the second of two rings of 4."""
+    folder = pathlib.Path("/dev/shm/" + unique("small"))
+    folder.mkdir(mode=0o700)
+    try:
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m,mode=700", "tmpfs", folder], capture_output=True).returncode != 0:
+            pytest.skip("a file system cannot be mounted here")
+        try:
+            gateway = Gateway(upstream, settings={"usage": {"ring_bytes": 4 << 20}}, environment=kept_in(folder))
+            said = gateway.refuse_to_start()
+            assert "cannot get its space" in said
+            assert os.listdir(folder) == []
+        finally:
+            subprocess.run(["umount", folder], check=True)
+    finally:
+        folder.rmdir()
