@@ -344,8 +344,9 @@ class Gateway:
 
     # --- its command line
 
-    def cli(self, *words, check=True, input=None, timeout=30):
-        done = subprocess.run([PROGRAM, *words, "--data", str(self.data)], capture_output=True, text=True, input=input,
+    def cli(self, *words, check=True, input=None, timeout=30, through=(), stdout=subprocess.PIPE):
+        """`through`: words that run the command; stdout: where it writes, if not into what is returned."""
+        done = subprocess.run([*through, PROGRAM, *words, "--data", str(self.data)], stdout=stdout, stderr=subprocess.PIPE, text=True, input=input,
                               timeout=bound(timeout), stdin=None if input is not None else subprocess.DEVNULL)
         assert not SANITIZER.search(done.stderr), done.stderr
         if check:

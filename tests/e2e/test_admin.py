@@ -1,12 +1,10 @@
 """The admin listener and the command line's manners."""
-import contextlib
 import json
 import os
 import pathlib
 import re
 import shutil
 import socket
-import sqlite3
 import stat
 import subprocess
 
@@ -199,42 +197,52 @@ def test_more_workers_than_the_default_memory_is_for_start(upstream):
         g.stop()
 
 
-@pytest.mark.parametrize("words", [["usage", "export"], ["keys", "list"], ["keys", "list", "--output", "json"], ["version"]], ids=" ".join)
+NOT_WRITTEN = "standard output could not be written"
+
+
+@pytest.mark.parametrize("words", [["usage", "export"], ["keys", "list"], ["keys", "list", "--output", "json"]], ids=" ".join)
 def test_what_cannot_be_written_to_standard_output_is_an_error(gateway, words):
-    command = [str(PROGRAM), *words] + ([] if "version" in words[0] or "help" in words[0] else ["--data", str(gateway.data)])
     with open("/dev/full", "wb") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=bound(30))
-    assert done.returncode == 1 and "standard output could not be written" in done.stderr, done
-    closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True, timeout=bound(30))
-    assert closed.returncode == 1 and "standard output could not be written" in closed.stderr, closed
+        done = gateway.cli(*words, check=False, stdout=full)
+    assert done.returncode == 1 and NOT_WRITTEN in done.stderr, done
+    closed = gateway.cli(*words, check=False, through=["sh", "-c", 'exec "$@" >&-', "sh"])
+    assert closed.returncode == 1 and NOT_WRITTEN in closed.stderr, closed
 
 
-def test_a_closed_standard_output_is_not_taken_for_the_next_file(gateway, client, key):
-    """With descriptors 0 to 2 closed the first file or socket that is opened would be number 0."""
-    served(client.get("/" + unique(), key))
-    for words in (["usage", "export"], ["keys", "list"], ["keys", "create", "--name", "x"]):
-        done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", str(PROGRAM), *words, "--data", str(gateway.data)], timeout=bound(30))
-        assert done.returncode == 1, words
-    for name in ("keys.db", "usage.db"):
-        with contextlib.closing(sqlite3.connect(gateway.data / name)) as db:
-            assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)], name
-    served(client.get("/" + unique(), key))
+@pytest.mark.parametrize("word", ["version", "--version", "--help"])
+def test_a_version_or_help_that_cannot_be_written_is_an_error(word):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([PROGRAM, word], stdout=full, stderr=subprocess.PIPE, text=True, timeout=bound(30))
+    assert done.returncode == 1 and NOT_WRITTEN in done.stderr, done
+
+
+def test_a_closed_standard_output_is_not_taken_for_the_next_file(tmp_path):
+    """With descriptor 1 closed the lock file would be number 1, and a new key's secret would be written into it."""
+    alone = Gateway(data=tmp_path / "data")
+    alone.create_key()
+    done = alone.cli("keys", "create", "--name", "x", check=False, through=["sh", "-c", 'exec "$@" >&-', "sh"])
+    assert done.returncode == 1 and "nobody has it" in done.stderr, done
+    assert [f.name for f in alone.data.iterdir() if b"lk_" in f.read_bytes()] == []
 
 
 def test_a_reader_that_has_enough_is_no_error(gateway, client, key):
     for _ in range(1500):  # more than a pipe holds
         client.get("/bytes/10", key=key)
-    gateway.cli("usage", "export")
-    done = subprocess.run(["bash", "-c", 'set -o pipefail; "$@" | head -c 10', "bash", str(PROGRAM), "usage", "export", "--data", str(gateway.data)],
-                          capture_output=True, text=True, timeout=bound(30))
-    assert done.returncode == 0 and done.stderr == "" and len(done.stdout) == 10, done
+    done = gateway.cli("usage", "export", through=["bash", "-c", 'set -o pipefail; "$@" | head -c 10', "bash"])
+    assert done.stderr == "" and len(done.stdout) == 10, done
+
+
+def test_a_reader_that_left_a_socket_is_no_error_either(gateway):
+    ours, theirs = socket.socketpair()
+    ours.close()
+    with theirs:
+        assert gateway.cli("keys", "list", stdout=theirs).stderr == ""
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
 def test_a_new_key_that_nobody_could_read_is_named(gateway, form):
     with open("/dev/full", "wb") as full:
-        done = subprocess.run([str(PROGRAM), "keys", "create", "--name", "lost", *form, "--data", str(gateway.data)],
-                              stdout=full, stderr=subprocess.PIPE, text=True, timeout=bound(30))
+        done = gateway.cli("keys", "create", "--name", "lost", *form, check=False, stdout=full)
     assert done.returncode == 1 and "nobody has it" in done.stderr, done
     told = re.search(r"latchkey keys delete (\S+)`", done.stderr).group(1)
     gateway.cli("keys", "delete", told, "--yes")
@@ -243,21 +251,10 @@ def test_a_new_key_that_nobody_could_read_is_named(gateway, form):
 
 @pytest.mark.parametrize("flag", ["--data", "--config"])
 def test_an_empty_path_is_not_none(tmp_path, flag):
-    done = subprocess.run([str(PROGRAM), "keys", "list", flag, ""], cwd=tmp_path, capture_output=True, text=True, timeout=bound(30))
-    assert done.returncode == 2 and flag in done.stderr and "is empty" in done.stderr, done
-    done = subprocess.run([str(PROGRAM), "keys", "create", "--name", "x", flag + "=", "--json"], cwd=tmp_path, capture_output=True, text=True,
-                          timeout=bound(30))
-    assert done.returncode == 2 and flag in done.stderr and "is empty" in done.stderr, done
+    for words in ([flag, ""], [flag + "=", "--json"]):
+        done = subprocess.run([PROGRAM, "keys", "create", "--name", "x", *words], cwd=tmp_path, capture_output=True, text=True, timeout=bound(30))
+        assert done.returncode == 2 and flag in done.stderr and "is empty" in done.stderr, done
     assert not list(tmp_path.iterdir())
-
-
-def test_a_reader_that_left_a_socket_is_no_error_either(gateway):
-    ours, theirs = socket.socketpair()
-    ours.close()
-    with theirs:
-        done = subprocess.run([str(PROGRAM), "keys", "list", "--data", str(gateway.data)], stdout=theirs, stderr=subprocess.PIPE, text=True,
-                              timeout=bound(30))
-    assert done.returncode == 0 and done.stderr == "", done
 
 
 @pytest.fixture

@@ -26,6 +26,21 @@ std::string sealed_of(block_packer& p) {
     return std::string(*sealed);
 }
 
+// The records of the block, in their order, each with its number; there are `count`, and nothing behind them.
+void read_back(block_packer& p, std::size_t count, std::function<void(std::size_t, record const&)> const& visit) {
+    auto const packed = packed_of(sealed_of(p));
+    auto reader = block_reader::over(packed);
+    REQUIRE(reader);
+    CHECK(reader->records() == count);
+    record out;
+    for (std::size_t n = 0; n < count; ++n) {
+        REQUIRE(reader->next(out));
+        visit(n, out);
+    }
+    CHECK_FALSE(reader->next(out));
+    CHECK_FALSE(reader->damaged());
+}
+
 }  // namespace
 
 TEST_CASE("a block gives back every record as it was added, extremes included") {
@@ -50,18 +65,7 @@ TEST_CASE("a block gives back every record as it was added, extremes included") 
     CHECK(p.meta().records == in.size());
     CHECK(p.meta().first_ms == std::numeric_limits<std::int64_t>::min());
     CHECK(p.meta().last_ms == std::numeric_limits<std::int64_t>::max());
-
-    auto const packed = packed_of(sealed_of(p));
-    auto reader = block_reader::over(packed);
-    REQUIRE(reader);
-    CHECK(reader->records() == in.size());
-    record out;
-    for (auto const& s : in) {
-        REQUIRE(reader->next(out));
-        REQUIRE(test::same(out, s->r));
-    }
-    CHECK_FALSE(reader->next(out));
-    CHECK_FALSE(reader->damaged());
+    read_back(p, in.size(), [&](std::size_t n, record const& out) { REQUIRE(test::same(out, in[n]->r)); });
 }
 
 TEST_CASE("request ids of hex digits are told from their neighbours in the character table") {
@@ -78,14 +82,7 @@ TEST_CASE("request ids of hex digits are told from their neighbours in the chara
         r.request_id = id;
         REQUIRE(p.add(r));
     }
-    auto const packed = packed_of(sealed_of(p));
-    auto reader = block_reader::over(packed);
-    REQUIRE(reader);
-    record out;
-    for (auto const& id : ids) {
-        REQUIRE(reader->next(out));
-        REQUIRE(out.request_id == id);
-    }
+    read_back(p, ids.size(), [&](std::size_t n, record const& out) { REQUIRE(out.request_id == ids[n]); });
 }
 
 TEST_CASE("a block is bounded by records and by text, and goes on after clear") {
@@ -165,17 +162,7 @@ TEST_CASE("strings of every length come back, those around one and two bytes of 
             r.path = path;
             REQUIRE(p.add(r));
         }
-    auto const packed = packed_of(sealed_of(p));
-    auto reader = block_reader::over(packed);
-    REQUIRE(reader);
-    record out;
-    for (int turn = 0; turn < 2; ++turn)
-        for (auto const& path : paths) {
-            REQUIRE(reader->next(out));
-            CHECK(out.path == path);
-        }
-    CHECK_FALSE(reader->next(out));
-    CHECK_FALSE(reader->damaged());
+    read_back(p, 2 * paths.size(), [&](std::size_t n, record const& out) { CHECK(out.path == paths[n % paths.size()]); });
 }
 
 TEST_CASE("an empty block and foreign bytes are told from blocks") {
