@@ -10,7 +10,6 @@
 
 #include <chrono>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -86,7 +85,7 @@ class database {
         bool create = true;      // false: a missing file is `not_found`
         bool read_only = false;  // nothing is created, migrated or written
         std::chrono::milliseconds busy_timeout{5000};
-        bool in_steps = false;  // see between_accesses
+        bool in_steps = false;  // see sqlite_steps.hpp
     };
 
     // A connection with foreign keys on and synchronous=FULL. A new file has mode 0600, and its -wal and -shm too; an existing
@@ -133,21 +132,6 @@ class database {
     result<void> migrate(schema const&);
 
     std::unique_ptr<connection> connection_;
-};
-
-// While it lives, `f` is called after every read and write of a file that this thread makes by a connection with `in_steps`: some
-// microseconds of work lie between. It may sleep; who waits for the file's lock waits then, too. It must not use the database,
-// nor throw, and must live as long.
-class between_accesses {
-  public:
-    explicit between_accesses(std::function<void()> const& f) noexcept;
-    explicit between_accesses(std::function<void()>&&) = delete;
-    ~between_accesses();
-    between_accesses(between_accesses const&) = delete;
-    between_accesses& operator=(between_accesses const&) = delete;
-
-  private:
-    std::function<void()> const* before_;
 };
 
 // While it lives, no trigger fires for what this connection writes; whoever makes one does by itself what they are there for.

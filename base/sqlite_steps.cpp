@@ -5,8 +5,6 @@
 #include <cerrno>
 #include <utility>
 
-#include "base/sqlite.hpp"
-
 // Files are opened and handled by SQLite's own file layer; only the table of methods of an open file (sqlite3_io_methods, which a
 // file layer gives when it opens one) is replaced by a copy in which two stand for ours.
 

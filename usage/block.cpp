@@ -35,7 +35,7 @@ namespace latchkey::usage {
 namespace {
 
 constexpr std::string_view seal_magic = "LKB\x01";
-// -1 costs two thirds of level 1's time and 8 % more space on this kind of data (bench/usage_bench.cpp).
+// -1 costs two thirds of level 1's time and 8 % more space on this kind of data (bench/micro/usage_bench.cpp).
 constexpr int compression_level = -1;
 // Compressed at a time: some 50 us. 64 KiB take a tenth less time in all; a block is no longer for its steps.
 constexpr std::size_t seal_step = 32 << 10;

@@ -34,7 +34,7 @@ class block_packer {
     block_meta const& meta() const noexcept;
 
     // The block of all records added, ready for journal::append; a view that lives until the next call of add, seal or clear.
-    // Takes some 0.2 us a record; `between` is called after every tenth or so of a full block and may sleep.
+    // Takes 0.1 to 0.2 us a record; `between` is called after every tenth or so of a full block and may sleep.
     result<std::string_view> seal(std::function<void()> const& between = {});
     void clear() noexcept;
 

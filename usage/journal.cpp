@@ -7,6 +7,7 @@
 #include <span>
 
 #include "base/sqlite.hpp"
+#include "base/sqlite_steps.hpp"
 #include "usage/block.hpp"
 
 // usage.db, version 1:

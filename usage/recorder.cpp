@@ -167,6 +167,7 @@ struct recorder::impl {
     void recover_others();
 
     result<void> pass();
+    pace pace_for(std::int64_t now);
     void stand_back();
     result<void> attempt();
     result<void> take_all();
@@ -384,13 +385,18 @@ void recorder::impl::say_outlived(steady_clock::time_point now) {
 result<void> recorder::impl::pass() {
     std::lock_guard const lock(work);
     step_began = steady_ns();
-    auto const seconds = static_cast<double>(step_began - std::exchange(last_pass, step_began)) / 1e9;
-    auto const now = appended();
-    auto const records = static_cast<double>(now - std::exchange(appended_by_then, now));
-    steps = records > seconds * brisk_per_second ? brisk : calm;
+    steps = pace_for(step_began);
     auto done = attempt();
     report(done);
     return done;
+}
+
+// By how many records came since the pass before.
+pace recorder::impl::pace_for(std::int64_t now) {
+    auto const seconds = static_cast<double>(now - std::exchange(last_pass, now)) / 1e9;
+    auto const by_now = appended();
+    auto const came = static_cast<double>(by_now - std::exchange(appended_by_then, by_now));
+    return came > seconds * brisk_per_second ? brisk : calm;
 }
 
 void recorder::impl::stand_back() {

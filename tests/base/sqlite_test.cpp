@@ -13,6 +13,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/sqlite_steps.hpp"
 #include "tests/base/scratch.hpp"
 
 using namespace latchkey;
