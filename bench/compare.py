@@ -18,6 +18,7 @@ answer ends the run: figures of a proxy that does not do its work are not figure
 """
 import argparse
 import json
+import math
 import os
 import pathlib
 import platform
@@ -52,6 +53,7 @@ QUICK = ("saturation", "rate4k", "refused")
 BULK = ("body100k", "up100k", "down10m", "up10m", "tls_down10m", "tls_up10m")
 IDLE = ("idle", "tls_idle")
 LATENCY = ("rate4k", "rate20k")
+PERCENTILES = ("p50_us", "p99_us", "p999_us")
 
 
 def cpu_seconds(pids):
@@ -153,7 +155,7 @@ def columns(scenario):
         return ["mib_per_second", "cpu_s_per_gib", "cpu_share"]
     if scenario in LATENCY:
         by_chance = ["silences_per_second"] if scenario != "rate4k" else []  # there nothing is due for so long 1.3 times a second
-        return ["cpu_us_per_request", "p50_us", "p99_us", "p999_us", *by_chance]
+        return ["cpu_us_per_request", *PERCENTILES, *by_chance]
     return ["per_second", "cpu_us_per_request", "cpu_share", "p99_us", "silences_per_second"]
 
 
@@ -161,6 +163,12 @@ def spread(values):
     ordered = sorted(values)
     quartile = statistics.quantiles(ordered, n=4, method="inclusive") if len(ordered) > 1 else [ordered[0]] * 3
     return {"median": statistics.median(ordered), "low": quartile[0], "high": quartile[2], "min": ordered[0], "max": ordered[-1]}
+
+
+def geometric(ratios):
+    """Their geometric mean and its standard error (0 of one)."""
+    logs = [math.log(r) for r in ratios]
+    return math.exp(statistics.fmean(logs)), statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else 0.0
 
 
 def summarise(samples, reference):
@@ -173,6 +181,9 @@ def summarise(samples, reference):
             row = {c: spread([t[c] for t in taken]) for c in columns(scenario)}
             pairs = [t[figure(scenario)] / r[figure(scenario)] for t, r in zip(taken, by_name.get(reference, [])) if r[figure(scenario)] > 0]
             row["ratio"] = spread(pairs) if pairs else None
+            row["latency"] = {}
+            if scenario in LATENCY and by_name.get(reference):
+                row["latency"] = {p: geometric([t[p] / r[p] for t, r in zip(taken, by_name[reference])]) for p in PERCENTILES}
             row["disturbed"] = sum(t["others"] > 0.05 for t in taken)
             rate = {"rate4k": 4000, "rate20k": 20000}.get(scenario)
             row["late"] = bool(rate) and any(t["unfinished"] or t["per_second"] < 0.95 * rate for t in taken)
@@ -195,6 +206,10 @@ def print_table(table, reference):
             cells = "".join(f"{number(row[c]['median']) + ' [' + number(row[c]['min']) + '..' + number(row[c]['max']) + ']':>30}" for c in shown)
             ratio = row["ratio"]
             print(f"  {name + mark:14}{cells}" + (f"{ratio['median']:12.3f} [{ratio['low']:.3f}..{ratio['high']:.3f}]" if ratio else f"{'-':>26}"))
+        for name, row in rows.items():
+            if row["latency"] and name != reference:
+                print(f"  {name} to {reference}, geometric mean of the rounds' ratios (standard error): " +
+                      ", ".join(f"{p[:-3]} {mean:.2f} ({error:.2f})" for p, (mean, error) in row["latency"].items()))
 
 
 def version(command, pick=0):

@@ -12,13 +12,13 @@ shows while many connections are ready at once; for those, and for other proxies
 import argparse
 import concurrent.futures
 import contextlib
-import math
 import os
 import pathlib
 import statistics
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from compare import geometric
 from peers import BEFORE, HERE, Bench, Failure, run
 
 SCENARIOS = {"saturation": "status=200 body=1024 keys={keys}", "refused": "status=401 key=" + "unknown-" + "0" * 28}
@@ -48,15 +48,12 @@ def main():
     with contextlib.ExitStack() as ended, concurrent.futures.ThreadPoolExecutor(len(NAMES)) as hands:
         benches = []
         for name in NAMES:
-            bench = Bench(args.build)
-            bench.only = (name,)
-            benches.append(ended.enter_context(bench))
+            benches.append(ended.enter_context(Bench.alone(args.build, name)))
         rounds = [list(hands.map(lambda b: sample(b, SCENARIOS[args.scenario], args.seconds), benches)) for _ in range(args.rounds)]
     for name, taken in zip(NAMES, zip(*rounds)):
         print(f"{name:10} {statistics.median(taken):8.2f} µs a request")
-    ratios = [math.log(new / old) for new, old in rounds]
-    error = statistics.stdev(ratios) / math.sqrt(len(ratios))
-    print(f"ratio      {math.exp(statistics.fmean(ratios)):8.4f}, standard error {error:.4f}, {len(ratios)} rounds of {args.seconds:g} s, {args.scenario}")
+    ratio, error = geometric([new / old for new, old in rounds])
+    print(f"ratio      {ratio:8.4f}, standard error {error:.4f}, {len(rounds)} rounds of {args.seconds:g} s, {args.scenario}")
     return 0
 
 

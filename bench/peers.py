@@ -270,6 +270,13 @@ class Bench:
         self.load_program = build / "bench_load"
         self.only, self.notes, self.proxies = (*only, BEFORE) if self.programs[BEFORE] else only, [], []
 
+    @staticmethod
+    def alone(build, name):
+        """One proxy and no other, whatever LATCHKEY_BEFORE says."""
+        bench = Bench(build)
+        bench.only = (name,)
+        return bench
+
     def __enter__(self):
         if not os.access(self.load_program, os.X_OK):
             raise Failure(f"{self.load_program} is not built: cmake --preset bench && cmake --build --preset bench")
