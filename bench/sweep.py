@@ -17,6 +17,7 @@ connections, where sleep is rare and a difference shows undiluted, or both get o
   apis         1,000 [[api]] told apart by path or by host, asked at random, 1 KiB from the same upstream. They share its connections,
                as apis of one server do. Two rows tell the parts apart: 1,000 of which one is asked (the router alone), and 1,000
                that differ in idle_per_target, so that each has connections of its own: 1,000 cold sockets, as of 1,000 servers.
+               What those cost the kernel alone, the floor tells (bench_floor): it has 1,000 connections and takes any of them.
   workers      both cores cannot be given to two workers here, since the load needs one: not throughput but the total CPU of a request
                is compared. On one core that two workers share, saturated; at one rate, where two workers are woken more often than one;
                on both cores with a load that sleeps, at one rate and at one rate for each worker.
@@ -58,7 +59,8 @@ class Side:
 GATEWAYS = {
     "plain": {}, "keys-1": {"keys": 1}, "keys-100k": {"keys": SOME_KEYS}, "keys-1m": {"keys": MANY_KEYS},
     "path-1": {"apis": 1, "by": "path"}, "path-1000": {"apis": MANY_APIS, "by": "path"},
-    "own-1000": {"apis": MANY_APIS, "by": "path", "own": True}, "host-1": {"apis": 1, "by": "host"}, "host-1000": {"apis": MANY_APIS, "by": "host"},
+    "own-1000": {"apis": MANY_APIS, "by": "path", "own": True}, "floor-64": {"floor": 64}, "floor-1000": {"floor": MANY_APIS},
+    "host-1": {"apis": 1, "by": "host"}, "host-1000": {"apis": MANY_APIS, "by": "host"},
     "workers-1": {}, "workers-2": {"workers": 2}, "free-1": {"cpu": None}, "free-2": {"cpu": None, "workers": 2},
 }
 
@@ -79,6 +81,7 @@ def cases(most):
          Side("path-1000", f"{SATURATED} spread=1 {BY_PATH}")),
         ("apis", "1 -> 1,000 by path, saturated", Side("path-1", f"{SATURATED} spread=1 {BY_PATH}"), Side("path-1000", all_by_path)),
         ("apis", "1 -> 1,000, own connections, sat.", Side("path-1", f"{SATURATED} spread=1 {BY_PATH}"), Side("own-1000", all_by_path)),
+        ("apis", "floor: 64 -> 1,000 connections, sat.", Side("floor-64", SATURATED), Side("floor-1000", f"{SATURATED} warm=0.6")),
         ("apis", "1 -> 1,000 by host, saturated", Side("host-1", f"{SATURATED} spread=1 {BY_HOST}"),
          Side("host-1000", f"{SATURATED} spread={MANY_APIS} warm=0.6 {BY_HOST}")),
         ("apis", "1 -> 1,000 by path, 10,000/s", Side("path-1", f"{OPEN} spread=1 {BY_PATH}"),
@@ -126,11 +129,15 @@ def make_store(program, count, folder):
 
 
 class Gateway:
-    def __init__(self, program, name, folder, load, keys=100, cpu=PROXY_CPU, **how):
-        self.store, self.folder, self.port = make_store(program, keys, folder), folder / name, free_port()
+    def __init__(self, sweep, name, keys=100, cpu=PROXY_CPU, floor=0, **how):
+        self.store, self.folder, self.port = make_store(sweep.program, keys, sweep.folder), sweep.folder / name, free_port()
         self.folder.mkdir()
-        file = settings(self.folder, self.port, free_port(), load.upstream, **how)
-        self.process = Process([program, "serve", "--config", file, "--data", self.store / "data"], self.folder / "log", cpu)
+        upstream = sweep.load.upstream
+        if floor:
+            command = [sweep.floor_program, str(self.port), self.store / "keys.csv", str(upstream), str(floor)]
+        else:
+            command = [sweep.program, "serve", "--config", settings(self.folder, self.port, free_port(), upstream, **how), "--data", self.store / "data"]
+        self.process = Process(command, self.folder / "log", cpu)
         try:
             self.process.wait_for(self.port, name)
         except Failure:
@@ -147,8 +154,8 @@ class Sweep:
     def __init__(self, args):
         build = pathlib.Path(args.build).resolve()
         self.program = pathlib.Path(os.environ.get("LATCHKEY") or build / "latchkey").resolve()
-        self.load_program, self.seconds = build / "bench_load", 0.6 if args.quick else 1.0
-        for file in (self.program, self.load_program):
+        self.load_program, self.floor_program, self.seconds = build / "bench_load", build / "bench_floor", 0.6 if args.quick else 1.0
+        for file in (self.program, self.load_program, self.floor_program):
             if not os.access(file, os.X_OK):
                 raise Failure(f"{file} is not there: ./dev build bench")
         self.programs, self.proxies, self.notes, self.gateways = {"latchkey": self.program}, [], [], {}
@@ -173,7 +180,7 @@ class Sweep:
 
     def start(self, names):
         for name in names:
-            gateway = Gateway(self.program, name, self.folder, self.load, **GATEWAYS[name])
+            gateway = Gateway(self, name, **GATEWAYS[name])
             self.ended.callback(gateway.process.stop)
             self.gateways[name] = gateway
 
@@ -263,7 +270,7 @@ def arguments():
     parser.add_argument("--only", default=",".join(known), help="dimensions, by comma")
     parser.add_argument("--rounds", type=int, help="default 9 (quick: 3)")
     parser.add_argument("--check", type=float, metavar="RATIO", help="exit 1 if a median ratio is over it (the goal is 1.15)")
-    parser.add_argument("--build", default=HERE.parent / "build" / "release", help="folder with latchkey and bench_load; LATCHKEY names another program")
+    parser.add_argument("--build", default=HERE.parent / "build" / "release", help="folder with latchkey, bench_load and bench_floor; LATCHKEY names another program")
     parser.add_argument("--out", default=HERE / "out", help="folder for the JSON")
     args = parser.parse_args()
     args.only = args.only.split(",")

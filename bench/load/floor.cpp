@@ -1,6 +1,8 @@
-// bench_floor PORT KEYS_CSV UPSTREAM_PORT: the least that a gateway has to do, and so the yardstick for what one adds. Between a
-// client and a pooled upstream connection it moves each message with one read and one write, looks the key up, takes it off,
-// adds X-Consumer-Id and keeps a record in memory. It believes whatever it is sent, has no limits and no deadlines: no product.
+// bench_floor PORT KEYS_CSV UPSTREAM_PORT [CONNECTIONS]: the least that a gateway has to do, and so the yardstick for what one
+// adds. Between a client and a pooled upstream connection it moves each message with one read and one write, looks the key up,
+// takes it off, adds X-Consumer-Id and keeps a record in memory. It believes whatever it is sent, has no limits and no deadlines:
+// no product. With CONNECTIONS it makes so many to the upstream, and each request goes on any of them: what as many servers cost
+// the kernel.
 #include <fmt/format.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -11,6 +13,7 @@
 #include <cstring>
 #include <fstream>
 #include <functional>
+#include <random>
 #include <stdexcept>
 #include <unordered_map>
 #include <utility>
@@ -98,8 +101,8 @@ class side final : public event_target {
 
 class floor_proxy final : public event_target {
   public:
-    floor_proxy(std::uint16_t port, std::string const& keys, std::uint16_t upstream)
-        : keys_(keys), upstream_port_(upstream), listener_(listen_on(port)) {
+    floor_proxy(std::uint16_t port, std::string const& keys, std::uint16_t upstream, std::size_t connections)
+        : keys_(keys), upstream_port_(upstream), connections_(connections), listener_(listen_on(port)) {
         loop_.watch(listener_, *this);
     }
     ~floor_proxy() override { ::close(listener_); }
@@ -137,6 +140,7 @@ class floor_proxy final : public event_target {
         if (gone.gone_) return;
         gone.gone_ = true;
         std::erase(pool_, &gone);
+        if (!gone.client_) --upstream_sides_;
         if (auto* const other = std::exchange(gone.peer_, nullptr)) {
             other->peer_ = nullptr;
             drop(*other);
@@ -156,13 +160,16 @@ class floor_proxy final : public event_target {
     }
 
     side* lease() {
-        if (!pool_.empty()) {
+        if (!pool_.empty() && upstream_sides_ >= connections_) {
+            if (connections_ > 1) std::swap(pool_.back(), pool_[any_() % pool_.size()]);
             auto* const pooled = pool_.back();
             pool_.pop_back();
             return pooled;
         }
         int const descriptor = connect_to(upstream_port_);
-        return descriptor < 0 ? nullptr : &add(descriptor, false);
+        if (descriptor < 0) return nullptr;
+        ++upstream_sides_;
+        return &add(descriptor, false);
     }
 
     // Sends, or keeps what does not fit (a connection that is still being made takes nothing yet).
@@ -256,6 +263,9 @@ class floor_proxy final : public event_target {
     reactor loop_;
     key_index keys_;
     std::uint16_t upstream_port_;
+    std::size_t connections_;
+    std::size_t upstream_sides_ = 0;
+    std::minstd_rand any_;
     int listener_;
     std::unordered_map<side*, std::unique_ptr<side>> sides_;
     std::vector<side*> pool_;
@@ -289,8 +299,9 @@ void side::on_events(std::uint32_t events) {
 }  // namespace
 
 int main(int argc, char** argv) try {
-    if (argc != 4) throw std::runtime_error("usage: bench_floor PORT KEYS_CSV UPSTREAM_PORT");
-    floor_proxy proxy{static_cast<std::uint16_t>(std::stoul(argv[1])), argv[2], static_cast<std::uint16_t>(std::stoul(argv[3]))};
+    if (argc != 4 && argc != 5) throw std::runtime_error("usage: bench_floor PORT KEYS_CSV UPSTREAM_PORT [CONNECTIONS]");
+    auto const port_of = [](char const* text) { return static_cast<std::uint16_t>(std::stoul(text)); };
+    floor_proxy proxy{port_of(argv[1]), argv[2], port_of(argv[3]), argc == 5 ? std::stoul(argv[4]) : 0};
     proxy.run();
 } catch (std::exception const& e) {
     std::fprintf(stderr, "bench_floor: %s\n", e.what());
