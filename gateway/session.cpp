@@ -331,11 +331,14 @@ refusal session::locate(exchange& x, head& h) {
         return refusal::invalid_target;
     x.api_index = found->api;
     x.api = &w_.shared().settings.apis[found->api];
+    prefetch(x.api);
+    prefetch(&w_.group(x.api_index));
     if (x.api->strip_prefix && found->prefix != 0) {
         x.forward_path.remove_prefix(found->prefix);
         if (x.forward_path.empty()) x.forward_path = "/";
     }
     if (target.encoded_slash && x.api->slashes == conf::encoded_slash::refuse) return refusal::invalid_target;
+    w_.group(x.api_index).prefetch_pool();
     return refusal::none;
 }
 
@@ -373,6 +376,7 @@ refusal session::within_limits(exchange& x) {
 // The fields as the upstream will see them. The lines before them are written when their target is chosen; room is left for them,
 // so that the head is one piece of memory: a plain send costs less than a gathered one.
 refusal session::rewrite(exchange& x, head const& h, keystore::key_view const* key, std::string_view trace) {
+    w_.group(x.api_index).prefetch_connection();
     x.out = w_.buffers().small();
     if (!x.out || !promise_room(x)) return refusal::overloaded;
     forward_context c;

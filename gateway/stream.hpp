@@ -23,6 +23,7 @@
 #include <memory>
 #include <span>
 
+#include "base/prefetch.hpp"
 #include "gateway/buffer_pool.hpp"
 #include "gateway/net.hpp"
 #include "gateway/pipe_pool.hpp"
@@ -52,6 +53,12 @@ class stream {
     bool read_pending() const noexcept { return read_.pending; }
     // Bytes written that the peer's kernel has not acknowledged yet (SIOCOUTQ), of TLS with what that adds. One system call.
     std::size_t unsent() const noexcept;
+
+    // Asks for the memory that its next read and write need.
+    void prefetch() noexcept {
+        latchkey::prefetch(data_);
+        prefetch_bytes<sizeof(stream) - sizeof(write_op)>(this);
+    }
 
     // --- TLS, server side
     struct [[nodiscard]] handshake_awaiter {
@@ -205,9 +212,9 @@ class stream {
     unsigned at_once_ = 0;          // reads that succeeded since the loop was last returned to
     std::int64_t read_deadline_ = 0;
     std::int64_t write_deadline_ = 0;
-    read_op read_;
-    write_op write_;
     std::unique_ptr<tls_session> tls_;
+    read_op read_;
+    write_op write_;  // last: most writes do without
 };
 
 // recv() that tells the peer's whole state without taking bytes: would_block, 0 (end), n > 0, or the error.

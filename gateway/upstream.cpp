@@ -17,6 +17,7 @@ namespace latchkey::gateway {
 namespace {
 
 constexpr std::int64_t second_ns = 1'000'000'000;
+constexpr std::int64_t look_after_ns = 100'000'000;  // how long a connection is idle before the sweep looks at its socket once
 
 std::int64_t ns(std::chrono::milliseconds d) noexcept { return d.count() * 1'000'000; }
 
@@ -48,12 +49,7 @@ bool upstream_connection::peer_has_bytes() const noexcept {
 void upstream_connection::on_watch(void* self) noexcept {
     auto* const c = static_cast<upstream_connection*>(self);
     switch (c->state_) {
-        case state::idle: {
-            auto& idle = c->pool_.idle_;
-            idle.erase(std::find(idle.begin(), idle.end(), c));
-            c->pool_.discard(c);
-            return;
-        }
+        case state::idle: c->pool_.discard(c); return;
         case state::dead: c->pool_.bury(c); return;
         case state::leased: return;  // an early answer: the exchange will read it
     }
@@ -64,9 +60,7 @@ upstream_server server_of(conf::api const& a, conf::target const& t) {
 }
 
 upstream_pool::upstream_pool(reactor& r, upstream_server server)
-    : reactor_(r), server_(std::move(server)), authority_(authority_of(server_)) {
-    idle_.reserve(server_.idle_max);
-}
+    : idle_max_(server.idle_max), authority_(authority_of(server)), reactor_(r), server_(std::move(server)) {}
 
 upstream_pool::~upstream_pool() = default;
 
@@ -77,11 +71,13 @@ void upstream_pool::set_addresses(std::vector<tcp_endpoint> addresses) {
 
 upstream_connection* upstream_pool::take_idle() noexcept {
     if (idle_.empty()) return nullptr;
-    auto* const c = idle_.back();
-    idle_.pop_back();
-    c->state_ = upstream_connection::state::leased;
-    c->reused = true;
-    return c;
+    upstream_connection& c = idle_.front();
+    idle_.pop_front();
+    leased_.push_back(c);
+    c.state_ = upstream_connection::state::leased;
+    c.reused = true;
+    c.io.prefetch();
+    return &c;
 }
 
 task<upstream_pool::connected> upstream_pool::connect(std::int64_t now_ns) {
@@ -91,7 +87,7 @@ task<upstream_pool::connected> upstream_pool::connect(std::int64_t now_ns) {
     for (std::size_t i = 0; i < tries && !addresses_.empty(); ++i) {
         auto const address = addresses_[next_address_ % addresses_.size()];
         auto* const c = new upstream_connection(reactor_, *this);
-        all_.push_back(*c);
+        leased_.push_back(*c);
         ++all_count_;
         int const fd = start_connect(address);
         out.ec = fd < 0 ? error_code(errno, boost::system::system_category()) : c->io.open(fd);
@@ -116,20 +112,22 @@ task<upstream_pool::connected> upstream_pool::connect(std::int64_t now_ns) {
 void upstream_pool::give_back(upstream_connection* c, std::int64_t now_ns) noexcept {
     c->in.reset();
     c->begin = c->end = 0;
-    if (idle_.size() >= server_.idle_max) {
+    if (idle_.size() >= idle_max_) {
         discard(c);
         return;
     }
     c->state_ = upstream_connection::state::idle;
-    c->idle_since_ns_ = now_ns;
+    c->idle_since_ns_ = idle_.empty() ? now_ns : std::max(now_ns, idle_.front().idle_since_ns_);
     c->looked_at_ = false;
-    idle_.push_back(c);
+    leased_.erase(leased_.iterator_to(*c));
+    idle_.push_front(*c);
     c->io.watch(&upstream_connection::on_watch, c);
 }
 
 void upstream_pool::discard(upstream_connection* c) noexcept {
+    auto& in = c->state_ == upstream_connection::state::idle ? idle_ : leased_;
+    in.erase(in.iterator_to(*c));
     c->state_ = upstream_connection::state::dead;
-    all_.erase(all_.iterator_to(*c));
     c->in.reset();
     bool const pending = c->io.read_pending();
     if (pending && c->io.is_open()) c->io.watch(&upstream_connection::on_watch, c);  // its last word buries it
@@ -161,28 +159,25 @@ void upstream_pool::succeeded() noexcept {
 }
 
 void upstream_pool::sweep(std::int64_t now_ns) noexcept {
-    for (auto& c : all_) {
-        if (c.state_ == upstream_connection::state::leased) c.io.expire(now_ns);
+    for (auto& c : leased_) c.io.expire(now_ns);
+    while (!idle_.empty() && now_ns - idle_.back().idle_since_ns_ >= ns(server_.idle)) discard(&idle_.back());
+    for (auto& c : idle_) {
+        if (now_ns - c.idle_since_ns_ < look_after_ns) continue;
+        if (std::exchange(c.looked_at_, true)) break;  // and so were all before it
+        c.io.nudge();
     }
-    std::size_t stale = 0;  // the oldest stand first
-    while (stale < idle_.size() && now_ns - idle_[stale]->idle_since_ns_ >= ns(server_.idle)) ++stale;
-    for (std::size_t i = 0; i < stale; ++i) discard(idle_[i]);
-    idle_.erase(idle_.begin(), idle_.begin() + static_cast<std::ptrdiff_t>(stale));
-    for (auto* const c : idle_)
-        if (!std::exchange(c->looked_at_, true)) c->io.nudge();
 }
 
 void upstream_pool::close_idle() noexcept {
-    for (auto* const c : idle_) discard(c);
-    idle_.clear();
+    while (!idle_.empty()) discard(&idle_.front());
 }
 
 void upstream_pool::close_all() noexcept {
     close_idle();
-    for (auto& c : all_) c.io.close();  // their exchanges see the end and discard them
+    for (auto& c : leased_) c.io.close();  // their exchanges see the end and discard them
 }
 
-target_group::target_group(std::vector<target> targets) : targets_(std::move(targets)) {
+target_group::target_group(target_list targets) : targets_(std::move(targets)) {
     for (auto const& t : targets_) lines_max_ = std::max(lines_max_, t.base_path.size() + t.pool->authority().size());
 }
 
@@ -213,7 +208,7 @@ std::uint64_t target_group::bits_of(target const& t) const noexcept {
 upstreams::upstreams(reactor& r, std::vector<conf::api> const& apis) {
     groups_.reserve(apis.size());
     for (auto const& a : apis) {
-        std::vector<target> targets;
+        target_group::target_list targets;
         targets.reserve(a.upstreams.size());
         for (auto const& t : a.upstreams) {
             auto const server = server_of(a, t);
@@ -221,6 +216,8 @@ upstreams::upstreams(reactor& r, std::vector<conf::api> const& apis) {
         }
         groups_.emplace_back(std::move(targets));
     }
+    all_.reserve(pools_.size());
+    for (auto& [server, pool] : pools_) all_.push_back(&pool);
 }
 
 void upstreams::set_addresses(std::string const& host, std::uint16_t port, std::vector<tcp_endpoint> const& addresses) {
@@ -229,16 +226,16 @@ void upstreams::set_addresses(std::string const& host, std::uint16_t port, std::
 }
 
 void upstreams::sweep(std::int64_t now_ns) noexcept {
-    for (auto& [server, pool] : pools_) pool.sweep(now_ns);
+    for (auto* const pool : all_) pool->sweep(now_ns);
 }
 
 void upstreams::close_all() noexcept {
-    for (auto& [server, pool] : pools_) pool.close_all();
+    for (auto* const pool : all_) pool->close_all();
 }
 
 std::size_t upstreams::count() const noexcept {
     std::size_t n = 0;
-    for (auto const& [server, pool] : pools_) n += pool.count();
+    for (auto const* const pool : all_) n += pool->count();
     return n;
 }
 

@@ -6,6 +6,7 @@
 // served before means nothing to the next. (Schemes that authenticate a connection, as NTLM does, are broken by
 // any proxy that pools, within one api too.)
 
+#include <boost/container/small_vector.hpp>
 #include <boost/intrusive/list.hpp>
 #include <compare>
 #include <cstdint>
@@ -13,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "base/prefetch.hpp"
 #include "conf/settings.hpp"
 #include "gateway/buffer_pool.hpp"
 #include "gateway/stream.hpp"
@@ -25,16 +27,9 @@ namespace intrusive = boost::intrusive;
 
 // A connection to a server. Idle: it stands in its pool and watches for the other side's close. Leased: it belongs to one
 // exchange until give_back() or discard().
-class upstream_connection : public intrusive::list_base_hook<> {
+class alignas(cache_line_bytes) upstream_connection : public intrusive::list_base_hook<> {
   public:
-    upstream_connection(reactor& r, upstream_pool& of) : io(r), pool_(of) {}
-
-    stream io;
-    lease in;  // bytes of the response that are in hand: [begin, end)
-    std::size_t begin = 0;
-    std::size_t end = 0;
-    bool reused = false;     // has served a request before
-    std::uint64_t sent = 0;  // bytes written on it before the current exchange
+    upstream_connection(reactor& r, upstream_pool& of) : pool_(of), io(r) {}
 
     // Whether the other side's kernel has acknowledged any byte written since `sent` (TCP_INFO, RFC 4898): if not, its program
     // cannot have seen the request, and sending it once more elsewhere is safe whatever the method.
@@ -47,9 +42,17 @@ class upstream_connection : public intrusive::list_base_hook<> {
     enum class state : std::uint8_t { leased, idle, dead };
     static void on_watch(void* self) noexcept;
     upstream_pool& pool_;
+    std::int64_t idle_since_ns_ = 0;
     state state_ = state::leased;
     bool looked_at_ = false;  // the sweep has asked once since it went idle
-    std::int64_t idle_since_ns_ = 0;
+
+  public:
+    bool reused = false;     // has served a request before
+    std::uint64_t sent = 0;  // bytes written on it before the current exchange
+    std::size_t begin = 0;   // bytes of the response that are in hand, in `in`: [begin, end)
+    std::size_t end = 0;
+    lease in;
+    stream io;
 };
 
 // A server, and what apis must agree in to share its pool. Where they do not, each sees only what is its own: another api's
@@ -65,7 +68,7 @@ struct upstream_server {
 };
 upstream_server server_of(conf::api const&, conf::target const&);
 
-class upstream_pool {
+class alignas(cache_line_bytes) upstream_pool {
   public:
     upstream_pool(reactor& r, upstream_server server);
     ~upstream_pool();  // close_all() before, and the loop run until count() == 0
@@ -80,7 +83,13 @@ class upstream_pool {
 
     // The most recently used idle connection, or null.
     upstream_connection* take_idle() noexcept;
-    bool at_limit() const noexcept { return server_.connections_max != 0 && all_.size() >= server_.connections_max; }
+    // Asks for the memory of what take_idle() would give.
+    void prefetch_idle() const noexcept {
+        if (!idle_.empty()) prefetch_bytes<2 * cache_line_bytes>(&idle_.front());
+    }
+    bool at_limit() const noexcept {
+        return server_.connections_max != 0 && leased_.size() + idle_.size() >= server_.connections_max;
+    }
 
     struct connected {
         upstream_connection* connection = nullptr;
@@ -115,19 +124,22 @@ class upstream_pool {
     friend class upstream_connection;
     void bury(upstream_connection*) noexcept;
 
+    // What each request asks for stands together.
+    using connection_list = intrusive::list<upstream_connection>;
+    std::int64_t down_until_ns_ = 0;
+    std::size_t idle_max_;
+    connection_list idle_;  // newest first
+    connection_list leased_;
+    std::size_t all_count_ = 0;  // with those that only wait for their last operation
+    std::string authority_;
+    bool expects_long_ = false;
+
+    unsigned failures_ = 0;
+    std::int64_t complained_ns_ = 0;  // 0: not since the last success
     reactor& reactor_;
     upstream_server server_;
-    std::string authority_;
     std::vector<tcp_endpoint> addresses_;
     std::size_t next_address_ = 0;
-    bool expects_long_ = false;
-    unsigned failures_ = 0;
-    std::int64_t down_until_ns_ = 0;
-    std::int64_t complained_ns_ = 0;  // 0: not since the last success
-    using connection_list = intrusive::list<upstream_connection>;
-    connection_list all_;                     // every living connection
-    std::vector<upstream_connection*> idle_;  // newest last
-    std::size_t all_count_ = 0;               // with those that only wait for their last operation
 };
 
 // One upstream of one api: a server, and the path that is put before those of its requests.
@@ -139,20 +151,25 @@ struct target {
 // The targets of one api, chosen in turn.
 class target_group {
   public:
-    explicit target_group(std::vector<target> targets);
+    using target_list = boost::container::small_vector<target, 1>;
+    explicit target_group(target_list targets);
+    // Ask for the memory of the pool that choose() would look at first, and then for that of a connection of it.
+    void prefetch_pool() const noexcept { prefetch_bytes<2 * cache_line_bytes>(&first()); }
+    void prefetch_connection() const noexcept { first().prefetch_idle(); }
     // The next usable target that is not in `tried` (a bit per index, the first 64); where none is usable, the one that has been
     // down longest. Null: all are tried.
     target* choose(std::int64_t now_ns, std::uint64_t tried) noexcept;
     // Its bit, with those of the other targets on the same server. 0: it is beyond the 64th.
     std::uint64_t bits_of(target const&) const noexcept;
-    std::vector<target> const& targets() const noexcept { return targets_; }
+    target_list const& targets() const noexcept { return targets_; }
     // The most that base path and authority of one target have together, in bytes.
     std::size_t lines_max() const noexcept { return lines_max_; }
 
   private:
-    std::vector<target> targets_;
-    std::size_t lines_max_ = 0;
+    upstream_pool& first() const noexcept { return *targets_[next_ < targets_.size() ? next_ : 0].pool; }
     std::size_t next_ = 0;
+    std::size_t lines_max_ = 0;
+    target_list targets_;
 };
 
 // All pools of a worker, and its apis' targets on them.
@@ -169,6 +186,7 @@ class upstreams {
 
   private:
     std::map<upstream_server, upstream_pool> pools_;
+    std::vector<upstream_pool*> all_;   // of them, for each sweep
     std::vector<target_group> groups_;  // by the api's index
 };
 

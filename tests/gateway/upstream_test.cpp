@@ -119,6 +119,33 @@ TEST_CASE("an idle connection on which bytes come unasked is not used again") {
     CHECK(f.l.until([&] { return f.t.count() == 0; }));
 }
 
+TEST_CASE("an end that came with the last answer is found by the sweep, once nobody has used the connection for 0.1 s") {
+    fixture f;
+    auto const busy = f.made();
+    wire const stays = f.behind.accept();
+    auto const c = f.made();
+    REQUIRE((busy.connection && c.connection));
+    wire other = f.behind.accept();
+    std::optional<io_result> read;
+    buffer_pool pool(4096, 4096, 1U << 20U);
+    [](stream& s, buffer_pool& from, lease& in, std::optional<io_result>& out) -> detached {
+        out = co_await s.read_next(from, in);
+    }(c.connection->io, pool, c.connection->in, read);
+    other.send("last");
+    other = wire();
+    REQUIRE(f.l.until([&] { return read.has_value(); }));
+    REQUIRE(read->n == 4);
+    f.t.give_back(c.connection, 10 * second);
+    f.t.give_back(busy.connection, 10 * second + second / 20);
+    f.t.sweep(10 * second + second / 10 - 1);
+    f.l.turn();
+    CHECK(f.t.count() == 2);
+    f.t.sweep(10 * second + second / 10);
+    CHECK(f.l.until([&] { return f.t.count() == 1; }));
+    CHECK(f.t.take_idle() == busy.connection);
+    f.t.discard(busy.connection);
+}
+
 TEST_CASE("idle connections end at their time-out, the oldest first, and no more are kept than the limit") {
     fixture f([](conf::api& a) {
         a.idle_per_target = 2;
