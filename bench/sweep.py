@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Is the cost flat? CPU time a request with few and with many connections, keys, apis and workers.
 
-  bench/sweep.py [--quick] [--only connections,keys,apis,workers] [--rounds N] [--check 1.15] [--build DIR]
+  bench/sweep.py [--quick] [--only connections,keys,apis,workers] [--rows TEXT] [--rounds N] [--check 1.15] [--build DIR]
 
 Two gateways, or one in two states, that differ in nothing but what is swept; a round measures the small and the large side one after
 the other, in turns first, and what counts is the median of the ratios within the rounds. CPU time is the kernel's account of the whole
@@ -268,12 +268,15 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="3 rounds of short slices")
     parser.add_argument("--only", default=",".join(known), help="dimensions, by comma")
+    parser.add_argument("--rows", default="", metavar="TEXT", help="only those of the rows with TEXT in their names")
     parser.add_argument("--rounds", type=int, help="default 9 (quick: 3)")
     parser.add_argument("--check", type=float, metavar="RATIO", help="exit 1 if a median ratio is over it (the goal is 1.15)")
     parser.add_argument("--build", default=HERE.parent / "build" / "release", help="folder with latchkey, bench_load and bench_floor; LATCHKEY names another program")
     parser.add_argument("--out", default=HERE / "out", help="folder for the JSON")
     args = parser.parse_args()
     args.only = args.only.split(",")
+    if not any(args.rows in case[1] for case in cases(MANY_CONNECTIONS) if case[0] in args.only):
+        parser.error(f"no row of these has {args.rows} in its name")
     args.rounds = args.rounds or (3 if args.quick else 9)
     if set(args.only) - set(known):
         parser.error("--only knows " + ", ".join(known))
@@ -289,7 +292,7 @@ def main():
         if most < MANY_CONNECTIONS:
             sweep.notes.append(f"{most:,} connections instead of {MANY_CONNECTIONS:,}: the limit of open files (ulimit -Hn) allows no more")
         about = environment(sweep) | {"latchkey": subprocess.run([sweep.program, "--version"], capture_output=True, text=True).stdout.strip()}
-        rows = [summarise(*row) for row in measure(sweep, [c for c in cases(most) if c[0] in args.only], args.rounds)]
+        rows = [summarise(*row) for row in measure(sweep, [c for c in cases(most) if c[0] in args.only and args.rows in c[1]], args.rounds)]
     print(f"{about['date']}, {about['cpu']}, {about['cores']} cores, Linux {about['kernel']}; {about['latchkey']}; {args.rounds} rounds")
     print_table(rows)
     for note in sweep.notes:
