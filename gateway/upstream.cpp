@@ -112,7 +112,7 @@ task<upstream_pool::connected> upstream_pool::connect(std::int64_t now_ns) {
 void upstream_pool::give_back(upstream_connection* c, std::int64_t now_ns) noexcept {
     c->in.reset();
     c->begin = c->end = 0;
-    if (idle_.size() >= idle_max_) {
+    if (idle_.size() >= idle_max_ || !c->io.is_open()) {
         discard(c);
         return;
     }

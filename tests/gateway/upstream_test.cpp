@@ -53,6 +53,19 @@ struct fixture {
         t.close_all();
         CHECK(l.until([&] { return t.count() == 0; }));
     }
+    // The end comes in one event with the last bytes, so that nobody is told of it.
+    void ends_with_its_answer(upstream_connection& c, wire other) {
+        buffer_pool pool(4096, 4096, 1U << 20U);
+        std::optional<io_result> read;
+        [](stream& s, buffer_pool& from, lease& in, std::optional<io_result>& out) -> detached {
+            out = co_await s.read_next(from, in);
+        }(c.io, pool, c.in, read);
+        other.send("last");
+        other = wire();
+        REQUIRE(l.until([&] { return read.has_value(); }));
+        REQUIRE(read->n == 4);
+        c.in.reset();
+    }
     upstream_pool::connected made() {
         std::optional<upstream_pool::connected> out;
         (void)connect(t, steady_ns(), out);
@@ -125,16 +138,7 @@ TEST_CASE("an end that came with the last answer is found by the sweep, once nob
     wire const stays = f.behind.accept();
     auto const c = f.made();
     REQUIRE((busy.connection && c.connection));
-    wire other = f.behind.accept();
-    std::optional<io_result> read;
-    buffer_pool pool(4096, 4096, 1U << 20U);
-    [](stream& s, buffer_pool& from, lease& in, std::optional<io_result>& out) -> detached {
-        out = co_await s.read_next(from, in);
-    }(c.connection->io, pool, c.connection->in, read);
-    other.send("last");
-    other = wire();
-    REQUIRE(f.l.until([&] { return read.has_value(); }));
-    REQUIRE(read->n == 4);
+    f.ends_with_its_answer(*c.connection, f.behind.accept());
     f.t.give_back(c.connection, 10 * second);
     f.t.give_back(busy.connection, 10 * second + second / 20);
     f.t.sweep(10 * second + second / 10 - 1);
@@ -144,6 +148,59 @@ TEST_CASE("an end that came with the last answer is found by the sweep, once nob
     CHECK(f.l.until([&] { return f.t.count() == 1; }));
     CHECK(f.t.take_idle() == busy.connection);
     f.t.discard(busy.connection);
+}
+
+TEST_CASE("such an end is found, too, on a connection that the sweep has looked at before it was used again") {
+    fixture f;
+    auto const c = f.made();
+    REQUIRE(c.connection);
+    wire other = f.behind.accept();
+    f.t.give_back(c.connection, 10 * second);
+    f.t.sweep(11 * second);
+    f.l.turn();
+    REQUIRE(f.t.take_idle() == c.connection);
+    f.ends_with_its_answer(*c.connection, std::move(other));
+    f.t.give_back(c.connection, 12 * second);
+    f.l.turn();
+    CHECK(f.t.count() == 1);
+    f.t.sweep(13 * second);
+    CHECK(f.l.until([&] { return f.t.count() == 0; }));
+}
+
+// The time of a step is read for several messages, and so one connection's can be behind that of another before it.
+TEST_CASE("a connection that is given back with a time before the last one's is looked at and ends like all") {
+    fixture f([](conf::api& a) { a.deadlines.idle = std::chrono::seconds(10); });
+    auto const first = f.made();
+    wire const stays = f.behind.accept();
+    auto const second_one = f.made();
+    wire ends = f.behind.accept();
+    auto const third = f.made();
+    wire const stays_too = f.behind.accept();
+    REQUIRE((first.connection && second_one.connection && third.connection));
+    f.ends_with_its_answer(*second_one.connection, std::move(ends));
+    f.t.give_back(first.connection, 10 * second);
+    f.t.give_back(second_one.connection, 9 * second);
+    f.t.give_back(third.connection, 9 * second);
+    f.t.sweep(10 * second - 1);  // nothing is that old yet
+    f.l.turn();
+    CHECK(f.t.count() == 3);
+    f.t.sweep(11 * second);
+    CHECK(f.l.until([&] { return f.t.count() == 2; }));
+    f.t.sweep(20 * second - 1);
+    f.l.turn();
+    CHECK(f.t.count() == 2);
+    f.t.sweep(20 * second);
+    CHECK(f.l.until([&] { return f.t.count() == 0; }));
+}
+
+TEST_CASE("a connection that was closed before it is given back is not kept") {
+    fixture f;
+    auto const c = f.made();
+    REQUIRE(c.connection);
+    c.connection->io.close();
+    f.t.give_back(c.connection, steady_ns());
+    CHECK(f.t.take_idle() == nullptr);
+    CHECK(f.l.until([&] { return f.t.count() == 0; }));
 }
 
 TEST_CASE("idle connections end at their time-out, the oldest first, and no more are kept than the limit") {
