@@ -70,7 +70,7 @@ constexpr unsigned answered_sweeps = 16;                 // in a response (an ev
 }  // namespace
 
 session::session(worker& w, address_bytes const& address, std::string_view address_text, bool trusted, listener_address const& at)
-    : w_(w), client_(w.poller()), at_(at), address_(address), trusted_(trusted) {
+    : w_(w), trusted_(trusted), client_(w.poller()), at_(at), address_(address) {
     address_size_ = static_cast<std::uint8_t>(std::min(address_text.size(), address_text_.size()));
     std::memcpy(address_text_.data(), address_text.data(), address_size_);
 }

@@ -464,11 +464,12 @@ error_code stream::connect_result() const noexcept {
 // --- deadlines
 
 bool stream::expire(std::int64_t now_ns) noexcept {
-    if (descriptor_ < 0) return false;
+    auto const over = [now_ns](std::int64_t deadline) { return deadline != 0 && now_ns >= deadline; };
+    if (descriptor_ < 0 || (!gathering_ && !over(read_deadline_) && !over(write_deadline_))) return false;
     // (A read that waits for a write of ours, which the client does not take, is held to that one's deadline.)
-    bool const read_late = read_.pending && !read_.watch && read_deadline_ != 0 && now_ns >= read_deadline_ &&
-                           !(write_.pending && tls_ && tls_->read_wants_write());
-    bool const write_late = write_.pending && write_deadline_ != 0 && now_ns >= write_deadline_;
+    bool const read_late =
+        read_.pending && !read_.watch && over(read_deadline_) && !(write_.pending && tls_ && tls_->read_wants_write());
+    bool const write_late = write_.pending && over(write_deadline_);
     if (gathering_ && !read_late) look_in_ > 1 ? void(--look_in_) : nudge();
     if (!read_late && !write_late) return false;
     if (read_late) {

@@ -201,17 +201,17 @@ class stream {
 
     reactor& reactor_;
     reactor::per_descriptor_data data_ = nullptr;
+    std::int64_t read_deadline_ = 0;
+    std::int64_t write_deadline_ = 0;
     int descriptor_ = -1;
+    bool gathering_ = false;
     bool read_expired_ = false;
     bool write_expired_ = false;
     bool nudged_ = false;
-    bool gathering_ = false;
-    error_code seen_;               // by a look or a write, which take an error out of the socket: for the read behind it
     unsigned look_in_ = 0;          // sweeps, while gathering
     unsigned handshake_parts_ = 0;  // that were not the last
     unsigned at_once_ = 0;          // reads that succeeded since the loop was last returned to
-    std::int64_t read_deadline_ = 0;
-    std::int64_t write_deadline_ = 0;
+    error_code seen_;               // by a look or a write, which take an error out of the socket: for the read behind it
     std::unique_ptr<tls_session> tls_;
     read_op read_;
     write_op write_;  // last: most writes do without
