@@ -1,8 +1,11 @@
 #include "gateway/reactor.hpp"
 
+#include <sys/epoll.h>
+
 #include <boost/asio/detail/scheduler_thread_info.hpp>
 #include <boost/asio/detail/thread_context.hpp>
 #include <cassert>
+#include <cerrno>
 #include <iterator>
 #include <memory>
 #include <stdexcept>
@@ -12,12 +15,30 @@ namespace latchkey::gateway {
 namespace {
 
 using queue = asio::detail::op_queue<asio::detail::operation>;
+using asio::detail::epoll_reactor;
 
 bool has(queue& q, std::size_t least) noexcept {
     auto* o = q.front();
     while (o && --least != 0) o = asio::detail::op_queue_access::next(o);
     return o != nullptr;
 }
+
+// Two of Asio's private members (an explicit instantiation may name them): its epoll descriptor, and the events that a descriptor
+// is registered for, which it uses again when it asks for more.
+struct epoll_descriptor {
+    using type = int epoll_reactor::*;
+    friend type member(epoll_descriptor);
+};
+struct registered_events {
+    using type = std::uint32_t epoll_reactor::descriptor_state::*;
+    friend type member(registered_events);
+};
+template <class Name, typename Name::type Member>
+struct opened {
+    friend typename Name::type member(Name) { return Member; }
+};
+template struct opened<epoll_descriptor, &epoll_reactor::epoll_fd_>;
+template struct opened<registered_events, &epoll_reactor::descriptor_state::registered_events_>;
 
 }  // namespace
 
@@ -45,6 +66,7 @@ class reactor::run_now {
     }
     ~run_now() {
         reactor_.gathering_ = false;
+        reactor_.found_ = nullptr;
         reactor_.serve();
         found_.push(all_);
         // What the scheduler counts for who waits in it: each that was done ends one, and has begun one where it did not.
@@ -59,7 +81,10 @@ class reactor::run_now {
         while (auto* const o = all_.front()) {
             all_.pop();
             ++done_;
-            o->complete(&reactor_.scheduler_, {}, events::of(*o));
+            std::size_t const found = events::of(*o);
+            reactor_.found_ = o;
+            reactor_.found_ended_ = (found & EPOLLRDHUP) != 0;
+            o->complete(&reactor_.scheduler_, {}, found);
         }
     }
 
@@ -73,6 +98,19 @@ class reactor::run_now {
     queue all_;
     long done_ = 0;
 };
+
+int reactor::add(int descriptor, per_descriptor_data& data) {
+    if (int const e = register_descriptor(descriptor, data); e != 0) return e;
+    std::uint32_t& events = data->*member(registered_events());
+    epoll_event wanted{};
+    wanted.events = events |= EPOLLRDHUP;
+    wanted.data.ptr = data;
+    if (::epoll_ctl(this->*member(epoll_descriptor()), EPOLL_CTL_MOD, descriptor, &wanted) == 0) return 0;
+    int const e = errno;
+    deregister_descriptor(descriptor, data, false);
+    cleanup_descriptor_data(data);
+    return e;
+}
 
 void reactor::run(long wait_us, queue& found) {
     epoll_reactor::run(wait_us, found);

@@ -34,6 +34,12 @@ class reactor final : public asio::detail::epoll_reactor {
     // From so many ready descriptors on they are served in steps.
     static constexpr std::size_t many = 8;
 
+    // As register_descriptor(), but that its events also say when the peer will send nothing more (EPOLLRDHUP).
+    int add(int descriptor, per_descriptor_data&);
+    // For a read that brought less than it had room for: whether an event will tell of what comes behind it, an end too. Not
+    // where the event that led to the read told of an end already, nor where an earlier event did, which is not known.
+    bool tells_of_more(per_descriptor_data d) const noexcept { return d == found_ && !found_ended_; }
+
     // What waits for its step.
     struct waiting : intrusive::slist_base_hook<> {
         using function = void (*)(waiting&) noexcept;
@@ -96,7 +102,9 @@ class reactor final : public asio::detail::epoll_reactor {
     std::array<list, 3> turns_;  // [part]: who waits for it
     std::size_t waiting_ = 0;    // in answers_ and requests_
     std::size_t waiting_max_ = 128;
-    std::int64_t step_ns_ = 0;  // the clock, as last read for a step; 0: no step of several runs
+    void const* found_ = nullptr;  // whose event is being served
+    bool found_ended_ = false;     // and whether it told of an end
+    std::int64_t step_ns_ = 0;     // the clock, as last read for a step; 0: no step of several runs
     bool gathering_ = false;
     part part_ = part::send;  // of the step that runs; send, too, where none does: then nobody waits
 };

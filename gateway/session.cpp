@@ -93,7 +93,6 @@ detached session::run() {
                 in_.reset();
                 begin_ = end_ = 0;
                 idle_ = true;
-                nudged_ = false;
                 client_.read_until(last_ns_ + ns(served_ == 0 ? deadlines.head : deadlines.idle));
                 io_result const r = co_await client_.read_next(w_.buffers(), in_, expects_long_);
                 if (r.ec == asio::error::no_buffer_space) co_await turn_away(refusal::overloaded, 0);
@@ -612,15 +611,6 @@ void session::sweep(std::int64_t now_ns) noexcept {
     }
     client_.expire(now_ns);
     if (now_ns - last_ns_ < look_after_ns) return;
-    if (idle_) {
-        if (!std::exchange(nudged_, true)) client_.nudge();
-        return;
-    }
-    // An end of the upstream's that came together with its last answer gave no event, and who goes on reading behind it (a
-    // lingering close) sends no reset to what we wrote: so a pooled connection is looked at once while it owes an answer.
-    if (current_ && current_->up && current_->up->reused && current_->answered_ns == 0 &&
-        !std::exchange(current_->looked_at, true))
-        current_->up->io.nudge();
     // A client that reset its connection while the upstream thinks, or takes what is in hand, before its answer or in it: there
     // is nobody to answer. (A half-closed one still reads.)
     bool const its_turn = current_ && (!current_->head_sent || w_.sweeps() % answered_sweeps == 0);

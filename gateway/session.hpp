@@ -96,7 +96,6 @@ struct exchange {
     upstream_connection* up = nullptr;
     std::uint64_t up_bytes = 0;  // written to `up` for this exchange
     bool retried = false;
-    bool looked_at = false;    // whether `up` has ended unnoticed
     bool head_sent = false;    // the first byte of the final response went out: errors can only close (law 8)
     bool keep_client = false;  // the client's connection can go on
     bool keep_upstream = false;
@@ -204,7 +203,6 @@ class alignas(cache_line_bytes) session : public boost::intrusive::list_base_hoo
     exchange* current_ = nullptr;
     std::int64_t last_ns_ = 0;  // the last event on this connection
     bool idle_ = true;
-    bool nudged_ = false;
     bool trusted_ = false;
     bool linger_ = false;  // read what the client still sends before closing, so that it sees our answer (RFC 9112 section 9.6)
     bool broken_ = false;  // a response was broken off: its end must not look like one

@@ -73,7 +73,7 @@ error_code stream::open(int descriptor) {
     assert(descriptor_ < 0);
     int e = ENOMEM;
     try {
-        e = reactor_.register_descriptor(descriptor, data_);
+        e = reactor_.add(descriptor, data_);
     } catch (std::bad_alloc const&) {  // e says so
     }
     if (e != 0) {
@@ -81,6 +81,7 @@ error_code stream::open(int descriptor) {
         return {e, boost::system::system_category()};
     }
     descriptor_ = descriptor;
+    new_ = true;
     read_expired_ = write_expired_ = nudged_ = gathering_ = false;
     seen_ = {};
     read_deadline_ = write_deadline_ = 0;
@@ -150,7 +151,7 @@ status stream::shake_hands(read_op& o) noexcept {
         case tls_session::progress::plain: o.ec_ = plain_bytes(); break;
         case tls_session::progress::failed: o.ec_ = asio::error::connection_aborted; break;
     }
-    return tls_->drained() ? status::done_and_exhausted : status::done;
+    return read_done(tls_->drained());
 }
 
 // --- reading
@@ -289,6 +290,7 @@ void stream::arm_read(bool try_first) noexcept {
     read_.pending = true;
     read_expired_ = nudged_ = false;
     reactor_.start_op(reactor::read_op, descriptor_, data_, &read_, true, try_first);
+    new_ = false;
 }
 
 // Runs inside the loop when the descriptor became readable (or at once, where the reactor knows of unread bytes).
@@ -328,8 +330,13 @@ status stream::perform_read(asio::detail::reactor_op* base) {
     }
     o.ec_ = ec;
     o.bytes_transferred_ = n;
-    bool const drained = s.tls_ ? s.tls_->drained() : n < size;
-    return drained ? status::done_and_exhausted : status::done;
+    return s.read_done(s.tls_ ? s.tls_->drained() : n < size);
+}
+
+// Whether the next read waits for an event, or tries first.
+status stream::read_done(bool drained) noexcept {
+    bool const told = new_ || reactor_.tells_of_more(data_);
+    return drained && told ? status::done_and_exhausted : status::done;
 }
 
 void stream::complete_read(void* owner, asio::detail::operation* base, error_code const&, std::size_t) {

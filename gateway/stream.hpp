@@ -8,8 +8,8 @@
 //  2. The operation lies in the socket and asks for its buffer only when bytes have come: an idle connection holds neither.
 //
 // The price of 1: with edge-triggered epoll, an end of stream that arrives together with the last bytes gives no second event.
-// So whoever needs more of a message that has begun reads with read_more(), which tries first; and who waits between
-// messages with read_next() is nudged by the worker's sweep.
+// So a short read counts as drained only where its event did not tell of an end, and whoever needs more of a message that has
+// begun reads with read_more(), which tries first.
 //
 // After handshake() all bytes here are those inside TLS. What differs then: a write that says would_block must be tried again
 // with the very bytes that are left (a record has gone out in part), and an end is told by close_notify().
@@ -177,6 +177,7 @@ class stream {
         explicit write_op(stream& s) : op(&stream::perform_write, &stream::complete_write, s) {}
     };
 
+    asio::detail::reactor_op::status read_done(bool drained) noexcept;
     static asio::detail::reactor_op::status perform_read(asio::detail::reactor_op*);
     static asio::detail::reactor_op::status perform_write(asio::detail::reactor_op*);
     static void complete_read(void* owner, asio::detail::operation*, error_code const&, std::size_t);
@@ -205,6 +206,7 @@ class stream {
     std::int64_t write_deadline_ = 0;
     int descriptor_ = -1;
     bool gathering_ = false;
+    bool new_ = false;  // never waited for: of all that is there an event is still to come
     bool read_expired_ = false;
     bool write_expired_ = false;
     bool nudged_ = false;

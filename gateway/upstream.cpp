@@ -17,7 +17,6 @@ namespace latchkey::gateway {
 namespace {
 
 constexpr std::int64_t second_ns = 1'000'000'000;
-constexpr std::int64_t look_after_ns = 100'000'000;  // how long a connection is idle before the sweep looks at its socket once
 
 std::int64_t ns(std::chrono::milliseconds d) noexcept { return d.count() * 1'000'000; }
 
@@ -118,7 +117,6 @@ void upstream_pool::give_back(upstream_connection* c, std::int64_t now_ns) noexc
     }
     c->state_ = upstream_connection::state::idle;
     c->idle_since_ns_ = idle_.empty() ? now_ns : std::max(now_ns, idle_.front().idle_since_ns_);
-    c->looked_at_ = false;
     leased_.erase(leased_.iterator_to(*c));
     idle_.push_front(*c);
     c->io.watch(&upstream_connection::on_watch, c);
@@ -161,11 +159,6 @@ void upstream_pool::succeeded() noexcept {
 void upstream_pool::sweep(std::int64_t now_ns) noexcept {
     for (auto& c : leased_) c.io.expire(now_ns);
     while (!idle_.empty() && now_ns - idle_.back().idle_since_ns_ >= ns(server_.idle)) discard(&idle_.back());
-    for (auto& c : idle_) {
-        if (now_ns - c.idle_since_ns_ < look_after_ns) continue;
-        if (std::exchange(c.looked_at_, true)) break;  // and so were all before it
-        c.io.nudge();
-    }
 }
 
 void upstream_pool::close_idle() noexcept {

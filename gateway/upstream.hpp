@@ -44,7 +44,6 @@ class alignas(cache_line_bytes) upstream_connection : public intrusive::list_bas
     upstream_pool& pool_;
     std::int64_t idle_since_ns_ = 0;
     state state_ = state::leased;
-    bool looked_at_ = false;  // the sweep has asked once since it went idle
 
   public:
     bool reused = false;     // has served a request before
