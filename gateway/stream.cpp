@@ -138,7 +138,8 @@ status stream::shake_hands(read_op& o) noexcept {
         o.ec_ = asio::error::no_memory;
         return status::done;
     }
-    auto const now = tls_->handshake();
+    auto now = tls_->handshake();
+    if (now == tls_session::progress::wants_read && !told_of_more()) now = tls_->handshake();
     if (now == tls_session::progress::wants_read) {
         if (++handshake_parts_ > parts_at_once) gather(sweeps_for(handshake_parts_));
         return status::not_done;
@@ -323,20 +324,21 @@ status stream::perform_read(asio::detail::reactor_op* base) {
         data = o.into->data();
         size = o.into->size();
     }
-    auto const [ec, n] = s.told(receive(s.tls_.get(), s.descriptor_, data, size));
-    if (would_block(ec)) {
+    io_result r = s.told(receive(s.tls_.get(), s.descriptor_, data, size));
+    // What has come is no whole record, and an end that came with it would be told by no event.
+    if (would_block(r.ec) && s.tls_ && !s.told_of_more()) r = s.told(receive(s.tls_.get(), s.descriptor_, data, size));
+    if (would_block(r.ec)) {
         if (!o.data) o.give_back();
         return status::not_done;
     }
-    o.ec_ = ec;
-    o.bytes_transferred_ = n;
-    return s.read_done(s.tls_ ? s.tls_->drained() : n < size);
+    o.ec_ = r.ec;
+    o.bytes_transferred_ = r.n;
+    return s.read_done(s.tls_ ? s.tls_->drained() : r.n < size);
 }
 
 // Whether the next read waits for an event, or tries first.
-status stream::read_done(bool drained) noexcept {
-    bool const told = new_ || reactor_.tells_of_more(data_);
-    return drained && told ? status::done_and_exhausted : status::done;
+status stream::read_done(bool drained) const noexcept {
+    return drained && told_of_more() ? status::done_and_exhausted : status::done;
 }
 
 void stream::complete_read(void* owner, asio::detail::operation* base, error_code const&, std::size_t) {

@@ -177,7 +177,8 @@ class stream {
         explicit write_op(stream& s) : op(&stream::perform_write, &stream::complete_write, s) {}
     };
 
-    asio::detail::reactor_op::status read_done(bool drained) noexcept;
+    bool told_of_more() const noexcept { return new_ || reactor_.tells_of_more(data_); }
+    asio::detail::reactor_op::status read_done(bool drained) const noexcept;
     static asio::detail::reactor_op::status perform_read(asio::detail::reactor_op*);
     static asio::detail::reactor_op::status perform_write(asio::detail::reactor_op*);
     static void complete_read(void* owner, asio::detail::operation*, error_code const&, std::size_t);

@@ -256,6 +256,47 @@ TEST_CASE("a wait that is cancelled right after a nudge ends") {
     CHECK(f.got.ec == asio::error::operation_aborted);
 }
 
+TEST_CASE("an end that comes with half a record, whole ones before it or not, is told by no other event, and is not missed") {
+    fixture f;
+    f.connect();
+    std::string const whole = GENERATE("", "whole");
+    std::string sent = whole.empty() ? "" : f.exchange(whole);
+    sent += f.exchange("cut off").substr(0, 10);
+    read_next(f.s, f.pool, f.into, f.got);
+    REQUIRE(::send(f.p.theirs, sent.data(), sent.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(sent.size()));
+    f.p.close();
+    REQUIRE(f.l.until([&] { return f.got.done; }));
+    CHECK(f.got.text == whole);
+    if (!whole.empty()) {
+        f.next();
+        REQUIRE(f.l.until([&] { return f.got.done; }));
+    }
+    CHECK(f.got.text.empty());
+}
+
+TEST_CASE("likewise where nobody read when they came") {
+    fixture f;
+    f.connect();
+    auto const half = f.exchange("cut off").substr(0, 10);
+    REQUIRE(::send(f.p.theirs, half.data(), half.size(), MSG_NOSIGNAL) == 10);
+    f.p.close();
+    f.l.turn();  // the one event of both
+    f.next();
+    REQUIRE(f.l.until([&] { return f.got.done; }));
+    CHECK(f.got.text.empty());
+}
+
+TEST_CASE("an end that comes with half a ClientHello ends the handshake") {
+    fixture f;
+    shake(f.s, *f.rules, f.got);
+    f.peer.shake_hands();
+    auto const half = f.peer.said().substr(0, 40);
+    REQUIRE(::send(f.p.theirs, half.data(), half.size(), MSG_NOSIGNAL) == 40);
+    f.p.close();
+    REQUIRE(f.l.until([&] { return f.got.done; }));
+    CHECK(f.got.ec);
+}
+
 TEST_CASE("close_notify with the last bytes is an end, though the connection stays open") {
     fixture f;
     f.connect();
