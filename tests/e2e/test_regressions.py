@@ -490,14 +490,33 @@ def test_clients_that_sent_one_byte_are_not_requests_in_flight(up):
             served(c.response())
 
 
-def take_heads(listener, peers):
-    """An upstream that answers a first request at once, reads no byte of its body, and nothing that comes after."""
+def take_heads(listener, peers, body):
+    """An upstream that answers a first request when all of its body was written, of which it reads no byte, and nothing that comes
+    after."""
     with contextlib.suppress(OSError):
         while True:
             peer, _ = listener.accept()
             peers.append(peer)
             peer.recv(16)
+            wait_until(lambda p=peer: written_to(p) > body, what="an upload that the kernel takes whole", pause=0.05)
             peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+def written_to(sock):
+    """The bytes that lie unread between the peer's write and ours, those that are being acknowledged counted twice: so looked at
+    once they are at rest."""
+    ports, before = [sock.getpeername()[1], sock.getsockname()[1]], None
+    while True:
+        queues = {}
+        with open("/proc/net/tcp", encoding="ascii") as table:
+            for line in table.readlines()[1:]:
+                _, local, remote, _, queue = line.split()[:5]
+                queues[int(local[-4:], 16), int(remote[-4:], 16)] = [int(q, 16) for q in queue.split(":")]
+        (unacknowledged, _), (_, unread_bytes) = queues[tuple(ports)], queues[tuple(reversed(ports))]
+        if (unacknowledged, unread_bytes) == before:
+            return unacknowledged + unread_bytes
+        before = unacknowledged, unread_bytes
+        time.sleep(0.05)
 
 
 def test_a_client_that_vanishes_while_its_head_is_written_is_recorded_as_such():
@@ -508,7 +527,7 @@ def test_a_client_that_vanishes_while_its_head_is_written_is_recorded_as_such():
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 88)
         listener.bind(("127.0.0.1", 0))
         listener.listen(16)
-        threading.Thread(target=take_heads, args=(listener, peers), daemon=True).start()
+        threading.Thread(target=take_heads, args=(listener, peers, 40_000), daemon=True).start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         with serving(url, settings={"limits": {"head_bytes": 65536}}, deadlines={"body_stall": ms(1000)}) as g:
             for n in range(3):
