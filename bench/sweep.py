@@ -21,8 +21,8 @@ connections, where sleep is rare and a difference shows undiluted, or both get o
   workers      both cores cannot be given to two workers here, since the load needs one: not throughput but the total CPU of a request
                is compared. On one core that two workers share, saturated; at one rate, where two workers are woken more often than one;
                on both cores with a load that sleeps, at one rate and at one rate for each worker.
-A million keys are imported once (half a minute) and kept in build/sweep, 450 MB. Ratios only: with --check N it exits 1 if a median is over N, the floor's
-not counted. A round in which the machine did not keep a row's rate is left out, and noted.
+A million keys are imported once (half a minute) and kept in build/sweep, 450 MB. Ratios only: with --check N
+it exits 1 if a median is over N, the floor's not counted. A round in which the machine did not keep a row's rate is left out, and noted.
 """
 import argparse
 import contextlib
@@ -318,7 +318,7 @@ def main():
     file = out / time.strftime("sweep-%Y%m%dT%H%M%S.json")
     file.write_text(json.dumps({"environment": about, "arguments": sys.argv[1:], "rows": rows, "notes": sweep.notes}, indent=1))
     print(f"{time.monotonic() - begin:.0f} s; {file}")
-    over = [f"{r['dimension']}, {r['label']}: {r['ratio']['median']:.3f}" 
+    over = [f"{r['dimension']}, {r['label']}: {r['ratio']['median']:.3f}"
             for r in rows if args.check and not r["label"].startswith("floor") and r["ratio"]["median"] > args.check]
     for line in over:
         print(f"over {args.check:g}: {line}", file=sys.stderr)

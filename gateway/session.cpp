@@ -64,7 +64,7 @@ constexpr unsigned empty_lines_max = 8;
 // What TLS may add to a head: about a thousand records, each of which costs to decrypt.
 constexpr std::uint64_t head_overhead_max = 24U << 10U;
 constexpr std::int64_t hurried_head_ns = 1'000'000'000;  // what a head may take while memory is short
-constexpr std::int64_t look_after_ns = 200'000'000;      // how long a wait may last before the sweep looks at the socket once
+constexpr std::int64_t look_after_ns = 200'000'000;      // how long a client has waited when the sweep looks whether it is there
 constexpr unsigned answered_sweeps = 16;                 // in a response (an event stream, say) it looks this seldom
 
 }  // namespace

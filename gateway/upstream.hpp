@@ -41,6 +41,7 @@ class alignas(cache_line_bytes) upstream_connection : public intrusive::list_bas
     friend class upstream_pool;
     enum class state : std::uint8_t { leased, idle, dead };
     static void on_watch(void* self) noexcept;
+    // In the order in which a request meets them (prefetch_idle()).
     upstream_pool& pool_;
     std::int64_t idle_since_ns_ = 0;
     state state_ = state::leased;
@@ -126,8 +127,8 @@ class alignas(cache_line_bytes) upstream_pool {
     // What each request asks for stands together.
     using connection_list = intrusive::list<upstream_connection>;
     std::int64_t down_until_ns_ = 0;
-    std::size_t idle_max_;
-    connection_list idle_;  // newest first
+    std::size_t const idle_max_;  // server_'s
+    connection_list idle_;        // newest first
     connection_list leased_;
     std::size_t all_count_ = 0;  // with those that only wait for their last operation
     std::string authority_;

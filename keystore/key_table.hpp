@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/prefetch.hpp"
 #include "keystore/key_format.hpp"
 
 namespace latchkey::keystore {
@@ -108,14 +109,11 @@ class key_table {
     // has other work to do says early what it will look for: prefetch_slot() once the digest is known, prefetch_entry() when the
     // slot should have come, find() at last. They change nothing but the time that find() takes.
     void prefetch_slot(digest const& d) const noexcept {
-        if (auto const& at = places_[shard_of(d)]; at.memory) __builtin_prefetch(at.slot(d));
+        if (auto const& at = places_[shard_of(d)]; at.memory) prefetch_bytes<1>(at.slot(d));
     }
     void prefetch_entry(digest const& d) const noexcept {
         auto const& at = places_[shard_of(d)];
-        if (auto const* const entry = at.memory ? at.likely_entry(d) : nullptr) {
-            __builtin_prefetch(entry);
-            __builtin_prefetch(entry + 64);
-        }
+        if (auto const* const entry = at.memory ? at.likely_entry(d) : nullptr) prefetch_bytes<65>(entry);
     }
 
     // Swaps in the shards and counts the revision up by one, so that whoever remembers a key_view can tell that it is old.

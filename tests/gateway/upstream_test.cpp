@@ -53,7 +53,7 @@ struct fixture {
         t.close_all();
         CHECK(l.until([&] { return t.count() == 0; }));
     }
-    // The end comes in one event with the last bytes, so that nobody is told of it.
+    // The end comes in one event with the last bytes: there is none of its own.
     void ends_with_its_answer(upstream_connection& c, wire other) {
         buffer_pool pool(4096, 4096, 1U << 20U);
         std::optional<io_result> read;
