@@ -1,6 +1,7 @@
 #include "gateway/session.hpp"
 
 #include <algorithm>
+#include <cassert>
 #include <cstring>
 #include <exception>
 #include <new>
@@ -93,7 +94,10 @@ detached session::run() {
                 in_.reset();
                 begin_ = end_ = 0;
                 idle_ = true;
-                client_.read_until(last_ns_ + ns(served_ == 0 ? deadlines.head : deadlines.idle));
+                std::int64_t const until = last_ns_ + ns(served_ == 0 ? deadlines.head : deadlines.idle);
+                client_.read_until(until);
+                assert(!client_.gathering());  // or the sweep would have to look
+                w_.unswept_until(*this, until);
                 io_result const r = co_await client_.read_next(w_.buffers(), in_, expects_long_);
                 if (r.ec == asio::error::no_buffer_space) co_await turn_away(refusal::overloaded, 0);
                 if (r.ec || r.n == 0) break;
@@ -115,6 +119,7 @@ detached session::run() {
             }
             ++served_;
         }
+        w_.unswept_until(*this, 0);
         in_.reset();  // what lingers holds no memory
         if (client_.tls() && !broken_) co_await end_tls();
         if (linger_) co_await linger();
@@ -164,6 +169,7 @@ task<bool> session::exchange_once(bool pipelined) {
     current_ = &x;
     // A request that stood behind another one began when that had ended, which may have taken long.
     x.began_ns = last_ns_ = pipelined ? steady_ns() : w_.poller().now();
+    w_.unswept_until(*this, last_ns_ + sweep_interval_ns);
     if (client_.tls()) x.wire_began = client_.tls()->sent();
     try {
         refusal why = refusal::none;
@@ -587,6 +593,7 @@ task<bool> session::turn_away(refusal why, std::uint64_t seen) {
     exchange x;
     current_ = &x;
     idle_ = false;
+    w_.unswept_until(*this, 0);
     x.began_ns = last_ns_ = steady_ns();
     if (client_.tls()) x.wire_began = client_.tls()->sent();
     auto const nowhere = w_.nowhere();

@@ -5,7 +5,6 @@
 // Belongs to its worker's thread; frees itself through worker::finished().
 
 #include <array>
-#include <boost/intrusive/list.hpp>
 #include <cstdint>
 #include <string_view>
 
@@ -19,6 +18,7 @@
 #include "gateway/pieces.hpp"
 #include "gateway/refusal.hpp"
 #include "gateway/stream.hpp"
+#include "gateway/sweep_list.hpp"
 #include "gateway/target.hpp"
 #include "gateway/task.hpp"
 #include "gateway/upstream.hpp"
@@ -125,7 +125,7 @@ struct response {
     lease more;             // of which some may stand here
 };
 
-class alignas(cache_line_bytes) session : public boost::intrusive::list_base_hook<> {
+class alignas(cache_line_bytes) session : public sweep_list::member {
   public:
     session(worker& w, address_bytes const& address, std::string_view address_text, bool trusted, listener_address const& at);
     ~session();
@@ -136,7 +136,8 @@ class alignas(cache_line_bytes) session : public boost::intrusive::list_base_hoo
     error_code open(int descriptor, std::int64_t now_ns);
     detached run();
 
-    // The worker's sweep: deadlines, ends that were missed, a client that vanished while its upstream thinks.
+    // The worker's sweep: deadlines, a client that vanished while its upstream thinks. It passes over a connection that waits for
+    // a request, until that is late, and a request that takes less than sweep_interval_ns.
     void sweep(std::int64_t now_ns) noexcept;
     void end_if_idle() noexcept;  // drain: ends the connection unless a request is on its way
     void end_now() noexcept;
@@ -198,7 +199,7 @@ class alignas(cache_line_bytes) session : public boost::intrusive::list_base_hoo
     void record(exchange&) noexcept;
     void record_unserved() noexcept;
 
-    // What a sweep looks at, of each of thousands, stands in the first two lines; the stream begins with its part of it.
+    // What a sweep looks at stands in the first two lines; the stream begins with its part of it.
     worker& w_;
     exchange* current_ = nullptr;
     std::int64_t last_ns_ = 0;  // the last event on this connection

@@ -28,7 +28,6 @@
 namespace latchkey::gateway {
 namespace {
 
-constexpr auto sweep_interval = std::chrono::milliseconds(100);
 constexpr auto accept_pause = std::chrono::milliseconds(50);  // after EMFILE (fault R1)
 constexpr unsigned accepts_per_turn = 64;                     // then others get their turn
 constexpr unsigned last_accepts_max = 4096;                   // as many as a queue holds
@@ -366,7 +365,7 @@ void worker::adopt(int descriptor, listener_address const& at) {
         return;
     }
     auto* const s = new (std::nothrow) session(*this, bytes, text.data(), shared_.trusts(address), at);
-    if (!s || s->open(descriptor, steady_ns())) {
+    if (!s || s->open(descriptor, steady_ns()) || !sessions_.add(*s)) {
         if (!s) ::close(descriptor);
         shared_.connections.leave(bytes, shared_.counts(bytes));
         counts_.shed.add();
@@ -374,7 +373,6 @@ void worker::adopt(int descriptor, listener_address const& at) {
         return;
     }
     counts_.accepted.add();
-    sessions_.push_back(*s);
     try {
         s->run();
     } catch (std::bad_alloc const&) {  // its frame could not be made, so nothing of it ran
@@ -386,7 +384,7 @@ void worker::adopt(int descriptor, listener_address const& at) {
 
 void worker::finished(session& s) noexcept {
     shared_.connections.leave(s.address(), shared_.counts(s.address()));
-    sessions_.erase(sessions_.iterator_to(s));
+    sessions_.remove(s);
     delete &s;
     maybe_stop();
 }
@@ -394,7 +392,7 @@ void worker::finished(session& s) noexcept {
 // --- the sweep: deadlines, the wall clock, memory that is not needed any more
 
 void worker::wait_for_sweep() {
-    sweep_timer_.expires_after(sweep_interval);
+    sweep_timer_.expires_after(std::chrono::nanoseconds(sweep_interval_ns));
     sweep_timer_.async_wait([this](error_code const& ec) {
         sweeping_ = false;
         if (ec) return;
@@ -409,7 +407,7 @@ void worker::sweep() {
     reactor_.serve();
     std::int64_t const now = steady_ns();
     set_clock(now);
-    for (auto& s : sessions_) s.sweep(now);
+    sessions_.each_due<session>(now, [now](session& s) { s.sweep(now); });
     if (patient() && now >= patient_until_ns_) drain();
     upstreams_.sweep(now);
     auto& gauge = counts_.upstream_connections;
@@ -448,7 +446,7 @@ void worker::drain() noexcept {
         a->socket.close(ignored);
         a->pause.cancel();
     }
-    for (auto& s : sessions_) s.end_if_idle();
+    sessions_.each<session>([](session& s) { s.end_if_idle(); });
     maybe_stop();
 }
 
@@ -474,7 +472,7 @@ void worker::hand_over(std::vector<int> const& last, std::chrono::milliseconds p
 
 void worker::close_all() noexcept {
     draining_ = closing_ = true;
-    for (auto& s : sessions_) s.end_now();
+    sessions_.each<session>([](session& s) { s.end_now(); });
     upstreams_.close_all();  // connections that are still being made, too
     maybe_stop();
 }

@@ -7,7 +7,6 @@
 #include <boost/asio/ip/network_v4.hpp>
 #include <boost/asio/ip/network_v6.hpp>
 #include <boost/asio/post.hpp>
-#include <boost/intrusive/list.hpp>
 #include <chrono>
 #include <coroutine>
 #include <cstdint>
@@ -25,6 +24,7 @@
 #include "gateway/pipe_pool.hpp"
 #include "gateway/router.hpp"
 #include "gateway/session.hpp"
+#include "gateway/sweep_list.hpp"
 #include "gateway/tls_context.hpp"
 #include "gateway/upstream.hpp"
 #include "keystore/key_table.hpp"
@@ -169,6 +169,8 @@ class worker {
     };
     sweep_awaiter next_sweep() noexcept { return {*this}; }
     unsigned sweeps() const noexcept { return sweeps_; }
+    // No sweep before `ns` looks at it.
+    void unswept_until(session const& s, std::int64_t ns) noexcept { sessions_.not_before(s, ns); }
 
     void finished(session&) noexcept;  // the session's last act: it is freed
 
@@ -200,7 +202,7 @@ class worker {
     std::unique_ptr<head> response_head_;
     gateway::upstreams upstreams_;
     std::vector<std::unique_ptr<acceptor>> acceptors_;
-    intrusive::list<session, intrusive::constant_time_size<true>> sessions_;
+    sweep_list sessions_;
     asio::steady_timer sweep_timer_;
     std::thread thread_;
     std::uint64_t in_flight_max_;
