@@ -329,6 +329,7 @@ bool session::compose_response(exchange& x, head const& h, response_frame const&
     c.frame = &f;
     c.body = r.rechunk ? framing{body_kind::chunked, 0} : unmeasured ? framing{body_kind::until_close, 0} : f.body;
     c.request_id = x.request_id;
+    c.date = w_.date();
     c.http_1_0 = x.http_1_0;
     c.to_head = x.to_head;
     c.close = !x.keep_client;

@@ -192,6 +192,7 @@ void write_response_head(writer& w, head const& h, answer_context const& c) noex
     write_status_line(w, h);
     // To HEAD, and in a 304, the length is of the body that is not there; a 204 has none (RFC 9110 section 8.6).
     bool const keeps_length = c.body.kind == body_kind::none && (c.to_head || h.status == 304) && h.status != 204;
+    bool dated = false;
     for (field const& f : h) {
         switch (f.id) {
             case field_id::content_length:
@@ -208,12 +209,16 @@ void write_response_head(writer& w, head const& h, answer_context const& c) noex
                 break;
             case field_id::request_id: break;
             default:
-                if (passes(f)) copy.add(f);
+                if (passes(f)) {
+                    dated = dated || equals_lower(f.name, "date");
+                    copy.add(f);
+                }
                 break;
         }
     }
     copy.flush();
     w.add("X-Request-Id: ", c.request_id, "\r\n");
+    if (!dated) w.add("Date: ", c.date, "\r\n");
     if (c.close)
         w.add("Connection: close\r\n");
     else if (c.http_1_0)

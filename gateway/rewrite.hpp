@@ -47,6 +47,7 @@ struct answer_context {
     framing body;  // as the client will see it (chunked towards HTTP/1.0 is until_close)
     response_frame const* frame = nullptr;
     std::string_view request_id;
+    std::string_view date;  // now, for a response that has none (RFC 9110 section 6.6.1)
     bool close = false;     // Connection: close
     bool http_1_0 = false;  // the client's version
     bool to_head = false;

@@ -1,5 +1,6 @@
 """What a request and its response look like on the other side: bodies, framing, connections, fields (RFC 9110, RFC 9112)."""
 import contextlib
+import email.utils
 import hashlib
 import os
 import pathlib
@@ -526,6 +527,12 @@ def test_a_bad_or_missing_request_id_is_made_anew(client, upstream, key, sent):
     made = r.fields.get("x-request-id")
     assert made and made != sent and re.fullmatch(r"[A-Za-z0-9._-]{8,128}", made)
     assert upstream.only(path).fields.get("x-request-id") == made
+
+
+def test_a_response_without_a_date_gets_one(client, key):
+    """RFC 9110 section 6.6.1."""
+    dates = client.get("/" + unique(), key).fields.all("date")
+    assert [abs(email.utils.parsedate_to_datetime(d).timestamp() - time.time()) < 60 for d in dates] == [True]
 
 
 def test_made_request_ids_differ(client, key):

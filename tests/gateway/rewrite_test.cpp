@@ -345,6 +345,7 @@ std::string answered(std::string const& text, framing body, bool to_head = false
     c.body = body;
     c.frame = &frame;
     c.request_id = "id-1";
+    c.date = "now";
     c.close = close;
     c.http_1_0 = http_1_0;
     c.to_head = to_head;
@@ -365,7 +366,21 @@ TEST_CASE("a response head keeps what is the upstream's and sets what is ours") 
         "X-Hop: 1\r\nKeep-Alive: 5\r\nContent-Length: 005\r\n\r\n",
         {body_kind::length, 5});
     CHECK(text ==
-          "HTTP/1.1 200 Fine\r\nServer: x\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nX-Request-Id: id-1\r\nContent-Length: 5\r\n\r\n");
+          "HTTP/1.1 200 Fine\r\nServer: x\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nX-Request-Id: id-1\r\nDate: "
+          "now\r\nContent-Length: 5\r\n\r\n");
+}
+
+TEST_CASE("a response without a date gets one, and one that has it keeps it") {
+    framing const five{body_kind::length, 5};
+    std::string const rest = "Content-Length: 5\r\n\r\n";
+    CHECK(contains(answered("HTTP/1.1 200 OK\r\n" + rest, five), "\r\nDate: now\r\n"));
+    CHECK(contains(answered("HTTP/1.1 304 Not Modified\r\n\r\n", {}), "\r\nDate: now\r\n"));
+    auto const theirs = answered("HTTP/1.1 200 OK\r\ndAtE: then\r\n" + rest, five);
+    CHECK(contains(theirs, "\r\ndAtE: then\r\n"));
+    CHECK_FALSE(contains(theirs, "now"));
+    auto const taken_out = answered("HTTP/1.1 200 OK\r\nDate: then\r\nConnection: date\r\n" + rest, five);
+    CHECK(contains(taken_out, "\r\nDate: now\r\n"));
+    CHECK_FALSE(contains(taken_out, "then"));
 }
 
 TEST_CASE("the length of a response is written as the client will see it") {
