@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <boost/json.hpp>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 
@@ -18,7 +19,11 @@ constexpr std::size_t import_bytes_max = 512ULL << 20;
 
 std::unique_ptr<key_access> keys_of(key_flags const& f, streams& s, missing if_missing) {
     auto const settings = settings_of(f.common, s);
-    return open_keys(data_paths(settings.data_dir), settings.keys.prefix, if_missing);
+    std::error_code ignored;
+    bool const is_new = if_missing == missing::create && !std::filesystem::exists(settings.data_dir, ignored);
+    auto keys = open_keys(data_paths(settings.data_dir), settings.keys.prefix, if_missing);
+    if (is_new) s.err << fmt::format("The data directory {} is new: no gateway uses it yet.\n", settings.data_dir);
+    return keys;
 }
 
 std::string_view state_of(keystore::key_row const& row) {
@@ -173,8 +178,12 @@ int keys_show(key_flags const& f, streams& s) {
 int keys_revoke(key_flags const& f, streams& s) {
     confirm(f, fmt::format("revokes the key {} for good", f.id), s);
     auto const keys = keys_of(f, s, missing::fail);
+    auto const before = looked_up([&] { return keys->find(f.id); });
     auto const row = looked_up([&] { return keys->revoke(f.id); });
-    s.err << fmt::format("Revoked {} of '{}'.\n", row.id, row.name);
+    if (before.revoked_ms != 0)
+        s.err << fmt::format("{} of '{}' was revoked already, at {}.\n", row.id, row.name, time_text(before.revoked_ms));
+    else
+        s.err << fmt::format("Revoked {} of '{}'.\n", row.id, row.name);
     return exit_ok;
 }
 

@@ -215,9 +215,10 @@ int run(int argc, char const* const* argv, streams s) {
         check_commands(app, argc, argv);
         check_values(argc, argv);
         app.parse(argc, argv);
-        if (app.got_subcommand("keys") && app.get_subcommand("keys")->got_subcommand("create") && v.keys.name.empty() &&
-            v.keys.application.empty())
-            throw CLI::RequiredError("--name (who calls) or --application");
+        if (auto const* const keys = app.get_subcommand("keys"); keys->parsed())
+            if (auto const* const create = keys->get_subcommand("create");
+                create->parsed() && create->count("--name") + create->count("--application") == 0)
+                throw CLI::RequiredError("--name (who calls) or --application");
     } catch (CLI::ParseError const& e) {
         if (app.exit(e, s.out, s.err) != 0) return exit_usage;
         v.chosen = [](streams&) { return static_cast<int>(exit_ok); };  // help or version was asked for

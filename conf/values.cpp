@@ -172,8 +172,8 @@ result<milliseconds> parse_duration(std::string_view text) {
 result<std::uint64_t> parse_bytes(std::string_view text) {
     auto const value = scaled(text, size_units, std::numeric_limits<std::uint64_t>::max());
     if (!value)
-        return invalid(
-            fmt::format("{} is not a size; write a whole number and B, KiB, MiB, GiB, kB, MB or GB, like '16KiB'", shown(text)));
+        return invalid(fmt::format("{} is not a size; write a whole number and B, KiB, MiB, GiB, TiB, kB, MB or GB, like '16KiB'",
+                                   shown(text)));
     return *value;
 }
 

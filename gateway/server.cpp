@@ -78,6 +78,7 @@ std::uint16_t port_of(int descriptor) {
 }
 
 char const* remedy_for(int why) noexcept {
+    if (why == EADDRNOTAVAIL) return "this machine has no such address; choose another with --listen";
     return why == EACCES ? "for a port below 1024 allow it (CAP_NET_BIND_SERVICE, or sysctl "
                            "net.ipv4.ip_unprivileged_port_start), or choose "
                            "another address with --listen"

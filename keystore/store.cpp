@@ -32,7 +32,7 @@ error invalid(std::string message) { return {errc::invalid_argument, std::move(m
 
 // What is wrong with an application's name, or nothing.
 std::optional<std::string_view> fault_of_name(std::string_view name) {
-    if (name.empty()) return "the name is empty";
+    if (name.find_first_not_of(' ') == std::string_view::npos) return name.empty() ? "the name is empty" : "the name is blank";
     if (name.size() > name_bytes_max) return "the name is longer than 200 bytes";
     while (!name.empty()) {
         std::size_t const bytes = utf8_character(name);

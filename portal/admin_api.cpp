@@ -123,7 +123,7 @@ result<create_request> parse_create(std::string const& body) {
     auto const wrong = [](std::string message) { return error{errc::invalid_argument, std::move(message)}; };
     boost::system::error_code ec;
     auto const parsed = json::parse(body, ec);
-    if (ec || !parsed.is_object()) return wrong("the body is not a JSON object; send {\"name\": \"...\"}");
+    if (ec || !parsed.is_object()) return wrong("the body is not a JSON object in UTF-8; send {\"name\": \"...\"}");
     create_request out;
     for (auto const& [key, value] : parsed.get_object()) {
         bool const name = key == "name";

@@ -198,9 +198,9 @@ void admin_server::impl::run() {
 }
 
 void admin_server::impl::cannot_listen(error_code ec) const {
-    throw std::runtime_error(
-        fmt::format("cannot listen on {}:{} for health: {}; stop the other program or set admin_listen (--admin-listen)",
-                    opts.health.host, opts.health.port, ec.message()));
+    throw std::runtime_error(fmt::format("cannot listen on {}:{} for health: {}; {} admin_listen (--admin-listen)",
+                                         opts.health.host, opts.health.port, ec.message(),
+                                         ec == asio::error::address_in_use ? "stop the other program or set" : "set"));
 }
 
 void admin_server::impl::bind_health() {

@@ -131,6 +131,7 @@ TEST_CASE("keys create prints the key alone, or one JSON object") {
     struct stat s {};
     REQUIRE(::stat(f.data().c_str(), &s) == 0);
     CHECK((s.st_mode & 0777U) == 0700U);
+    CHECK(has(plain.err, f.data() + " is new"));  // a mistyped one would not be noticed otherwise
 
     auto const as_json = run({"keys", "create", "--name", "Bob", "--json", "--data", f.data()});
     auto const o = boost::json::parse(as_json.out).as_object();
@@ -140,6 +141,16 @@ TEST_CASE("keys create prints the key alone, or one JSON object") {
     auto const more =
         run({"keys", "create", "--application", std::string(o.at("application_id").as_string()), "--json", "--data", f.data()});
     CHECK(boost::json::parse(more.out).at("application_id") == o.at("application_id"));
+}
+
+TEST_CASE("a key for nobody is refused with the reason") {
+    folder const f;
+    for (auto const& [name, reason] : {std::pair{"", "the name is empty"}, {"  ", "the name is blank"}, {"\xff", "not UTF-8"}}) {
+        auto const got = run({"keys", "create", "--name", name, "--data", f.data()});
+        CHECK(got.code == cli::exit_error);
+        CHECK(has(got.err, reason));
+        CHECK(got.out.empty());
+    }
 }
 
 TEST_CASE("keys list and show write table, JSON and CSV without secrets") {
@@ -173,6 +184,9 @@ TEST_CASE("revoke and delete need --yes in a script and a yes from a person") {
     CHECK(state() == "active");
     CHECK(run({"keys", "revoke", id, "--data", f.data()}, "y\n", true).code == 0);
     CHECK(state() == "revoked");
+    auto const again = run({"keys", "revoke", id, "--yes", "--data", f.data()});
+    CHECK(again.code == 0);
+    CHECK(has(again.err, "revoked already, at 20"));
     CHECK(run({"keys", "delete", id, "--yes", "--data", f.data()}).code == 0);
     CHECK(run({"keys", "show", id, "--data", f.data()}).code == cli::exit_not_found);
     CHECK(run({"keys", "revoke", id, "--yes", "--data", f.data()}).code == cli::exit_not_found);

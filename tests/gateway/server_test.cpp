@@ -104,6 +104,20 @@ TEST_CASE("a port that is taken stops the start, naming the address and the reme
     }
 }
 
+TEST_CASE("an address that this machine has not stops the start with another remedy") {
+    world w;
+    auto s = w.settings;
+    s.listen = {{"192.0.2.1", 1}};
+    server second(s, {}, *w.recorder);
+    std::string said;
+    try {
+        second.start();
+    } catch (std::runtime_error const& e) {
+        said = e.what();
+    }
+    CHECK(said.find("this machine has no such address") != std::string::npos);
+}
+
 TEST_CASE("drain lets a running exchange finish, ends idle connections and takes no new ones") {
     world w;
     wire idle = wire::to(w.port);
