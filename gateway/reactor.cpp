@@ -100,7 +100,11 @@ class reactor::run_now {
 };
 
 int reactor::add(int descriptor, per_descriptor_data& data) {
-    if (int const e = register_descriptor(descriptor, data); e != 0) return e;
+    if (int const e = register_descriptor(descriptor, data); e != 0) {
+        cleanup_descriptor_data(data);
+        data = nullptr;
+        return e;
+    }
     std::uint32_t& events = data->*member(registered_events());
     epoll_event wanted{};
     wanted.events = events |= EPOLLRDHUP;

@@ -37,7 +37,8 @@ class reactor final : public asio::detail::epoll_reactor {
     // As register_descriptor(), but that its events also say when the peer will send nothing more (EPOLLRDHUP).
     int add(int descriptor, per_descriptor_data&);
     // For a read that brought less than it had room for: whether an event will tell of what comes behind it, an end too. Not
-    // where the event that led to the read told of an end already, nor where an earlier event did, which is not known.
+    // where the event of this descriptor that is being served told of an end already; nor where none is being served, for then
+    // it is not known what earlier ones told.
     bool tells_of_more(per_descriptor_data d) const noexcept { return d == found_ && !found_ended_; }
 
     // What waits for its step.

@@ -298,7 +298,10 @@ void stream::arm_read(bool try_first) noexcept {
 status stream::perform_read(asio::detail::reactor_op* base) {
     auto& o = *static_cast<read_op*>(base);
     stream& s = o.owner;
-    if (o.watch) return s.look() ? status::done : status::not_done;  // not exhausted: what is there is still to be read
+    if (o.watch) {
+        s.watch_found_ = s.look();
+        return s.watch_found_ ? status::done : status::not_done;  // not exhausted: what is there is still to be read
+    }
     if (o.handshake) {
         s.reactor_.serve();  // it may take a millisecond
         return s.shake_hands(o);
@@ -365,6 +368,10 @@ void stream::finish_read(read_op& o) {
     o.pending = false;
     o.owner.at_once_ = 0;
     if (o.owner.nudged_ && o.ec_ == asio::error::operation_aborted && !o.owner.look_again()) return;
+    // A read has taken the wait over since it found something, which is still to be read.
+    if (std::exchange(o.owner.watch_found_, false) && !o.watch && o.owner.descriptor_ >= 0 &&
+        perform_read(&o) == status::not_done)
+        return o.owner.arm_read(false);
     if (o.watch) {
         auto const f = std::exchange(o.watch, nullptr);
         f(o.context);
@@ -442,7 +449,7 @@ void stream::start_write(std::coroutine_handle<> h) noexcept {
     write_.ec_ = {};
     write_.bytes_transferred_ = 0;
     write_.pending = true;
-    write_expired_ = false;
+    write_expired_ = new_ = false;
     reactor_.start_op(reactor::write_op, descriptor_, data_, &write_, true, false);
 }
 

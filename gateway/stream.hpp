@@ -117,6 +117,8 @@ class stream {
     // over first (then it serves that read). For idle pooled connections.
     using watcher = void (*)(void* context);
     void watch(watcher f, void* context) noexcept;
+    // There is something, and its watcher has not been called yet.
+    bool watch_found() const noexcept { return watch_found_; }
 
     // --- writes
 
@@ -143,7 +145,7 @@ class stream {
     bool expire(std::int64_t now_ns) noexcept;
     // For who has no read pending: whether one would have expired.
     bool late(std::int64_t now_ns) const noexcept { return read_deadline_ != 0 && now_ns >= read_deadline_; }
-    // Looks whether a waiting read has missed an end or an error, and ends the wait if so. One system call.
+    // Looks whether there is anything for a waiting read that gathers, and ends the wait if so. One system call.
     void nudge() noexcept;
     // Ends a pending wait with operation_aborted; the socket stays open.
     void cancel_read() noexcept;
@@ -207,7 +209,8 @@ class stream {
     std::int64_t write_deadline_ = 0;
     int descriptor_ = -1;
     bool gathering_ = false;
-    bool new_ = false;  // never waited for: of all that is there an event is still to come
+    bool watch_found_ = false;  // a watch has found something, and its watcher is still to be called
+    bool new_ = false;          // no wait of any kind yet: of all that is there an event is still to come
     bool read_expired_ = false;
     bool write_expired_ = false;
     bool nudged_ = false;

@@ -3,7 +3,8 @@
 // the descriptor itself, never waits, and never raises SIGPIPE.
 //
 // Its reads keep stream's rule for edge-triggered epoll: a recv() that brought less than was asked for has drained the socket,
-// and is not tried again before the next event. So a short request costs one recv() here as it does without TLS.
+// and is not tried again before the next event, unless the last one told of an end. So a short request costs one recv() here as
+// it does without TLS.
 
 #include <sys/uio.h>
 

@@ -69,6 +69,7 @@ void upstream_pool::set_addresses(std::vector<tcp_endpoint> addresses) {
 }
 
 upstream_connection* upstream_pool::take_idle() noexcept {
+    while (!idle_.empty() && idle_.front().io.watch_found()) discard(&idle_.front());
     if (idle_.empty()) return nullptr;
     upstream_connection& c = idle_.front();
     idle_.pop_front();

@@ -81,7 +81,7 @@ class alignas(cache_line_bytes) upstream_pool {
 
     std::string_view authority() const noexcept { return authority_; }  // "host:port", as a Host field
 
-    // The most recently used idle connection, or null.
+    // The most recently used idle connection that has not ended, as far as it is known here; or null.
     upstream_connection* take_idle() noexcept;
     // Asks for the memory of what take_idle() would give.
     void prefetch_idle() const noexcept {
@@ -115,7 +115,7 @@ class alignas(cache_line_bytes) upstream_pool {
     bool expects_long() const noexcept { return expects_long_; }
     void expect_long(bool yes) noexcept { expects_long_ = yes; }
 
-    void sweep(std::int64_t now_ns) noexcept;  // deadlines, idle time-outs, ends that were missed
+    void sweep(std::int64_t now_ns) noexcept;  // deadlines, idle time-outs
     void close_idle() noexcept;
     void close_all() noexcept;
     std::size_t count() const noexcept { return all_count_; }

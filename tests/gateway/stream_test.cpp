@@ -197,8 +197,50 @@ TEST_CASE("an end that comes with bytes while nobody reads is not missed by the 
     say(f.p.theirs, "last");
     f.p.close();
     f.l.turn();  // the one event of both
+    pair others;
+    stream other(f.l.poller);
+    REQUIRE_FALSE(other.open(others.ours));
+    bool told = false;
+    other.watch([](void* to) { *static_cast<bool*>(to) = true; }, &told);
+    say(others.theirs, "x");  // so the event that was served last is another's, and told of no end
+    REQUIRE(f.l.until([&] { return told; }));
     f.reads("last");
     f.reads("");
+}
+
+TEST_CASE("an end that was there before the first wait to write is not missed by the second read_next") {
+    fixture f;
+    say(f.p.theirs, "all");
+    f.p.close();
+    wait_writable(f.s, f.got);
+    REQUIRE(f.l.until([&] { return f.got.done; }));
+    f.reads("all");
+    f.reads("");
+}
+
+TEST_CASE("a read that takes over a watch which has just found bytes reads them") {
+    fixture f;
+    bool told = false;
+    f.s.watch([](void* to) { *static_cast<bool*>(to) = true; }, &told);
+    f.l.turn();
+    std::size_t const written = fill(f.s);
+    wait_for_room(f);
+    f.s.cancel_write();
+    REQUIRE(f.l.until([&] { return f.got.done; }));
+    f.got = {};
+    [](fixture& on) -> detached {
+        (void)co_await on.s.writable();
+        read_next(on.s, on.pool, on.into, on.got);
+    }(f);
+    say(f.p.theirs, "early");
+    std::vector<char> sink(written);
+    while (::recv(f.p.theirs, sink.data(), sink.size(), MSG_DONTWAIT) > 0) {
+    }
+    f.l.turn();  // one event of both, and the wait to write is told first
+    REQUIRE(f.l.until([&] { return f.got.done; }));
+    CHECK_FALSE(f.got.ec);
+    CHECK(f.got.text == "early");
+    CHECK_FALSE(told);
 }
 
 TEST_CASE("an end that was there with the first bytes of a connection is not missed by the second read_next") {

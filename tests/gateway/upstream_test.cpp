@@ -153,6 +153,41 @@ TEST_CASE("a connection whose end came with its last answer leaves the pool by i
     f.t.discard(stays.connection);
 }
 
+TEST_CASE("a server that answers and ends before its connection is known to be made is not kept") {
+    fixture f;
+    std::optional<upstream_pool::connected> out;
+    (void)connect(f.t, steady_ns(), out);
+    wire other = f.behind.accept();
+    other.send("last");
+    other = wire();
+    REQUIRE(f.l.until([&] { return out.has_value(); }));
+    REQUIRE(out->connection);
+    buffer_pool pool(4096, 4096, 1U << 20U);
+    std::optional<io_result> read;
+    [](stream& s, buffer_pool& from, lease& in, std::optional<io_result>& to) -> detached {
+        to = co_await s.read_next(from, in);
+    }(out->connection->io, pool, out->connection->in, read);
+    REQUIRE(f.l.until([&] { return read.has_value(); }));
+    CHECK(read->n == 4);
+    out->connection->in.reset();
+    f.t.give_back(out->connection, steady_ns());
+    CHECK(f.l.until([&] { return f.t.count() == 0; }));
+}
+
+TEST_CASE("an idle connection that has ended is not taken, though it has not left the pool yet") {
+    fixture f;
+    auto const stays = f.made();
+    wire const kept = f.behind.accept();
+    auto const ends = f.made();
+    wire other = f.behind.accept();
+    f.t.give_back(stays.connection, steady_ns());
+    other = wire();
+    f.t.give_back(ends.connection, steady_ns());  // it looks at once, and will be told of what it finds
+    CHECK(f.t.take_idle() == stays.connection);
+    CHECK(f.t.take_idle() == nullptr);
+    f.t.discard(stays.connection);
+}
+
 // The time of a step is read for several messages, and so one connection's can be behind that of another before it.
 TEST_CASE("a connection that is given back with a time before the last one's ends no sooner than that one") {
     fixture f([](conf::api& a) { a.deadlines.idle = std::chrono::seconds(10); });
