@@ -117,8 +117,27 @@ int reactor::add(int descriptor, per_descriptor_data& data) {
 }
 
 void reactor::run(long wait_us, queue& found) {
-    epoll_reactor::run(wait_us, found);
+    ++looks_;
+    epoll_reactor::run(after_look_.empty() ? wait_us : 0, found);
     if (!found.empty()) run_now(*this, found)();
+    list now;
+    now.swap(after_look_);
+    while (!now.empty()) {
+        waiting& w = now.front();
+        now.pop_front();
+        w.go_on(w);
+        scheduler_.work_finished();
+    }
+}
+
+void reactor::after_look(waiting& w) noexcept {
+    after_look_.push_back(w);
+    scheduler_.work_started();
+}
+
+void reactor::forget(waiting& w) noexcept {
+    after_look_.remove_and_dispose_if([&](waiting const& other) { return &other == &w; },
+                                      [&](waiting*) { scheduler_.work_finished(); });
 }
 
 void reactor::later(message kind, waiting& w) noexcept {

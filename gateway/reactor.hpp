@@ -82,6 +82,13 @@ class reactor final : public asio::detail::epoll_reactor {
         std::coroutine_handle<> awaiting_;
     };
 
+    // Goes on with `w` when what the loop's look at the kernel found has been served, the one that is under way or else the next,
+    // for which the loop does not sleep.
+    void after_look(waiting& w) noexcept;
+    void forget(waiting& w) noexcept;  // who is to go on after a look, or is not
+    // How often it has looked.
+    std::uint64_t looks() const noexcept { return looks_; }
+
     // Serves what waits for its step, now.
     void serve() noexcept;
 
@@ -101,7 +108,9 @@ class reactor final : public asio::detail::epoll_reactor {
     list answers_;
     list requests_;
     std::array<list, 3> turns_;  // [part]: who waits for it
-    std::size_t waiting_ = 0;    // in answers_ and requests_
+    list after_look_;
+    std::uint64_t looks_ = 0;
+    std::size_t waiting_ = 0;  // in answers_ and requests_
     std::size_t waiting_max_ = 128;
     void const* found_ = nullptr;  // whose event is being served
     bool found_ended_ = false;     // and whether it told of an end

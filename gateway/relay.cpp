@@ -68,7 +68,7 @@ usage::outcome blame(exchange const& x) noexcept {
 task<refusal> session::ask_upstream(exchange& x) {
     for (bool fresh = false;; fresh = true) {
         refusal why = refusal::none;
-        if (fresh || !lease_pooled(x)) why = co_await lease_fresh(x);
+        if (fresh || !(lease_pooled(x) || co_await lease_returned(x))) why = co_await lease_fresh(x);
         if (why == refusal::none && !write_request_lines(x)) why = refusal::head_too_large;
         if (why == refusal::none) {
             std::size_t const body_bytes = gather_request(x);
@@ -114,12 +114,25 @@ bool session::may_retry(exchange const& x) const noexcept {
 // A pooled connection of the target whose turn it is. A request that cannot be sent twice gets none that has ended already.
 bool session::lease_pooled(exchange& x) {
     x.to = w_.group(x.api_index).choose(last_ns_, 0);
-    while (x.to && (x.up = x.to->pool->take_idle())) {
-        if (x.idempotent || would_block(peek(x.up->io.descriptor()).ec)) return true;
-        x.to->pool->discard(x.up);
-        x.up = nullptr;
-    }
+    while (x.to && (x.up = x.to->pool->take_idle()))
+        if (may_use(x)) return true;
     return false;
+}
+
+bool session::may_use(exchange& x) noexcept {
+    if (x.idempotent || would_block(peek(x.up->io.descriptor()).ec)) return true;
+    x.to->pool->discard(x.up);
+    x.up = nullptr;
+    return false;
+}
+
+// One that another request gives back before it would be worth while to make one.
+task<bool> session::lease_returned(exchange& x) {
+    if (!x.to) co_return false;
+    x.up = co_await upstream_pool::returned(*x.to->pool, last_ns_);
+    x.asked_ns = last_ns_ = steady_ns();
+    if (!x.up) co_return false;
+    co_return may_use(x);
 }
 
 // A new connection, to the target whose turn it is or, where that cannot be reached, to the others in turn.
@@ -134,6 +147,7 @@ task<refusal> session::lease_fresh(exchange& x) {
         if (pool.at_limit()) {
             why = refusal::overloaded;
         } else {
+            if (w_.closing()) co_return refusal::shutting_down;
             upstream_pool::connected const c = co_await pool.connect(steady_ns());
             x.asked_ns = last_ns_ = steady_ns();
             if (c.connection) {

@@ -61,7 +61,7 @@ upstream_server server_of(conf::api const& a, conf::target const& t) {
 upstream_pool::upstream_pool(reactor& r, upstream_server server)
     : idle_max_(server.idle_max), authority_(authority_of(server)), reactor_(r), server_(std::move(server)) {}
 
-upstream_pool::~upstream_pool() = default;
+upstream_pool::~upstream_pool() { reactor_.forget(look_back_); }
 
 void upstream_pool::set_addresses(std::vector<tcp_endpoint> addresses) {
     addresses_ = std::move(addresses);
@@ -116,12 +116,54 @@ void upstream_pool::give_back(upstream_connection* c, std::int64_t now_ns) noexc
         discard(c);
         return;
     }
+    some_returned_ = true;
+    if (!waiters_.empty()) {
+        returned& w = waiters_.front();
+        waiters_.pop_front();
+        w.connection_ = c;
+        c->reused = true;
+        reactor_.after_look(w);
+        return;
+    }
     c->state_ = upstream_connection::state::idle;
     c->idle_since_ns_ = idle_.empty() ? now_ns : std::max(now_ns, idle_.front().idle_since_ns_);
     leased_.erase(leased_.iterator_to(*c));
     idle_.push_front(*c);
     c->io.watch(&upstream_connection::on_watch, c);
 }
+
+void upstream_pool::wait(returned& r) noexcept {
+    waiters_.push_back(r);
+    if (!look_back_.set) look_again();
+}
+
+void upstream_pool::look_again() noexcept {
+    looks_ = reactor_.looks();
+    some_returned_ = false;
+    look_back_.set = true;
+    reactor_.after_look(look_back_);
+}
+
+void upstream_pool::look_back::look(waiting& w) noexcept {
+    auto& self = static_cast<look_back&>(w);
+    upstream_pool& p = self.pool;
+    self.set = false;
+    if (p.waiters_.empty()) return;
+    if (p.looks_ == p.reactor_.looks()) {  // that one was under way
+        self.set = true;
+        return p.reactor_.after_look(self);
+    }
+    std::int64_t const late = steady_ns() - wait_for_returned_ns;
+    for (unsigned n = 0; n < made_a_look && !p.waiters_.empty(); ++n) {
+        returned& first = p.waiters_.front();
+        if (p.some_returned_ && first.since_ns_ > late) break;
+        p.waiters_.pop_front();
+        returned::resume(first);
+    }
+    if (!p.waiters_.empty() && !self.set) p.look_again();
+}
+
+void upstream_pool::returned::resume(waiting& w) noexcept { static_cast<returned&>(w).awaiting_.resume(); }
 
 void upstream_pool::discard(upstream_connection* c) noexcept {
     auto& in = c->state_ == upstream_connection::state::idle ? idle_ : leased_;

@@ -91,6 +91,32 @@ class alignas(cache_line_bytes) upstream_pool {
         return server_.connections_max != 0 && leased_.size() + idle_.size() >= server_.connections_max;
     }
 
+    // To be awaited where none was idle: a connection that came back, or null: make one. After a stall many requests find none
+    // idle. If each made its own, that would cost more than to serve it, and most would be closed as too many right afterwards,
+    // so that the next ones had to make theirs: it might never end. So as long as others come back, they are waited for, in turn.
+    // But not for longer than it takes to see whether they do (one look of the loop at the kernel) or, where too few do,
+    // wait_for_returned_ns; then some are made a look.
+    class [[nodiscard]] returned : reactor::waiting, public intrusive::slist_base_hook<intrusive::tag<upstream_pool>> {
+      public:
+        returned(upstream_pool& p, std::int64_t now_ns) : waiting(&resume), pool_(p), since_ns_(now_ns) {}
+        bool await_ready() const noexcept { return pool_.waiters_.empty() && pool_.leased_.empty(); }
+        void await_suspend(std::coroutine_handle<> h) noexcept {
+            awaiting_ = h;
+            pool_.wait(*this);
+        }
+        upstream_connection* await_resume() const noexcept { return connection_; }
+
+      private:
+        friend class upstream_pool;
+        static void resume(waiting&) noexcept;
+        upstream_pool& pool_;
+        std::int64_t since_ns_;
+        upstream_connection* connection_ = nullptr;
+        std::coroutine_handle<> awaiting_;
+    };
+    static constexpr std::int64_t wait_for_returned_ns = 1'000'000;
+    static constexpr unsigned made_a_look = 8;
+
     struct connected {
         upstream_connection* connection = nullptr;
         error_code ec;
@@ -122,6 +148,14 @@ class alignas(cache_line_bytes) upstream_pool {
 
   private:
     friend class upstream_connection;
+    struct look_back : reactor::waiting {
+        explicit look_back(upstream_pool& p) : waiting(&look), pool(p) {}
+        static void look(waiting&) noexcept;
+        upstream_pool& pool;
+        bool set = false;
+    };
+    void wait(returned&) noexcept;
+    void look_again() noexcept;
     void bury(upstream_connection*) noexcept;
 
     // What each request asks for stands together.
@@ -130,12 +164,18 @@ class alignas(cache_line_bytes) upstream_pool {
     std::size_t const idle_max_;  // server_'s
     connection_list idle_;        // newest first
     connection_list leased_;
+    intrusive::slist<returned, intrusive::base_hook<intrusive::slist_base_hook<intrusive::tag<upstream_pool>>>,
+                     intrusive::cache_last<true>, intrusive::constant_time_size<false>>
+        waiters_;                // oldest first
     std::size_t all_count_ = 0;  // with those that only wait for their last operation
     std::string authority_;
     bool expects_long_ = false;
+    bool some_returned_ = false;  // since look_back_ was set
 
     unsigned failures_ = 0;
     std::int64_t complained_ns_ = 0;  // 0: not since the last success
+    look_back look_back_{*this};      // after each look, as long as somebody waits
+    std::uint64_t looks_ = 0;         // the loop's, by then
     reactor& reactor_;
     upstream_server server_;
     std::vector<tcp_endpoint> addresses_;

@@ -1,7 +1,9 @@
 #include "gateway/upstream.hpp"
 
+#include <algorithm>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/clock.hpp"
 #include "tests/gateway/loop.hpp"
@@ -186,6 +188,107 @@ TEST_CASE("an idle connection that has ended is not taken, though it has not lef
     CHECK(f.t.take_idle() == stays.connection);
     CHECK(f.t.take_idle() == nullptr);
     f.t.discard(stays.connection);
+}
+
+// Requests that found no idle connection, and what each was given.
+struct waiters {
+    upstream_pool& pool;
+    std::vector<std::optional<upstream_connection*>> got;
+
+    void wait(std::size_t n, std::int64_t since_ns) {
+        std::size_t const first = got.size();
+        got.resize(first + n);
+        for (std::size_t i = first; i < got.size(); ++i)
+            [](waiters& w, std::size_t at, std::int64_t since) -> detached {
+                w.got[at] = co_await upstream_pool::returned(w.pool, since);
+            }(*this, i, since_ns);
+    }
+    std::ptrdiff_t told() const {
+        return std::count_if(got.begin(), got.end(), [](auto const& g) { return g.has_value(); });
+    }
+};
+
+TEST_CASE("who finds a pool with nothing to come back makes a connection at once") {
+    fixture f;
+    waiters w{f.t, {}};
+    w.wait(1, steady_ns());
+    REQUIRE(w.told() == 1);
+    CHECK(*w.got[0] == nullptr);
+}
+
+TEST_CASE("where none comes back within a look of the loop, a few connections are made a look") {
+    fixture f;
+    auto const busy = f.made();
+    waiters w{f.t, {}};
+    constexpr std::ptrdiff_t few = upstream_pool::made_a_look;
+    w.wait(2 * few + 1, steady_ns());
+    for (std::ptrdiff_t const told : {std::ptrdiff_t{0}, few, 2 * few, 2 * few + 1}) {
+        CHECK(w.told() == told);
+        f.l.turn();
+    }
+    CHECK(std::all_of(w.got.begin(), w.got.end(), [](auto const& g) { return *g == nullptr; }));
+    f.t.discard(busy.connection);
+}
+
+TEST_CASE("connections that come back go to who waits longest, and while they do, nobody makes one") {
+    fixture f;
+    auto const a = f.made();
+    auto const b = f.made();
+    waiters w{f.t, {}};
+    w.wait(3, steady_ns() + 60 * second);
+    for (std::size_t n = 0; auto* const back : {a.connection, b.connection, a.connection}) {
+        f.t.give_back(back, steady_ns());
+        CHECK(f.t.take_idle() == nullptr);
+        f.l.turn();
+        REQUIRE(w.told() == static_cast<std::ptrdiff_t>(n + 1));
+        CHECK(w.got[n++] == back);
+        CHECK(back->reused);
+    }
+    f.t.discard(a.connection);
+    f.t.discard(b.connection);
+}
+
+TEST_CASE("who has waited too long makes a connection though others come back") {
+    fixture f;
+    auto const a = f.made();
+    waiters w{f.t, {}};
+    w.wait(2, steady_ns() - upstream_pool::wait_for_returned_ns);
+    f.t.give_back(a.connection, steady_ns());
+    REQUIRE(f.l.until([&] { return w.told() == 2; }));
+    CHECK(w.got[0] == a.connection);
+    CHECK(w.got[1] == nullptr);
+    f.t.discard(a.connection);
+}
+
+TEST_CASE("a connection that has ended is not handed on") {
+    fixture f;
+    auto const a = f.made();
+    waiters w{f.t, {}};
+    w.wait(1, steady_ns() + 60 * second);
+    a.connection->io.close();
+    f.t.give_back(a.connection, steady_ns());
+    REQUIRE(f.l.until([&] { return w.told() == 1; }));
+    CHECK(w.got[0] == nullptr);
+}
+
+TEST_CASE("a pool may end while the loop is still to look for it") {
+    loop l;
+    auto const a = with_targets({{{"127.0.0.1", closed_port()}, ""}});
+    {
+        listener behind;
+        upstream_pool t(l.poller, server_of(a, a.upstreams[0]));
+        t.set_addresses({at(behind.port())});
+        std::optional<upstream_pool::connected> made;
+        (void)connect(t, steady_ns(), made);
+        REQUIRE(l.until([&] { return made.has_value(); }));
+        waiters w{t, {}};
+        w.wait(1, steady_ns());
+        t.give_back(made->connection, steady_ns());  // so that nobody waits any more
+        t.discard(made->connection);
+        REQUIRE(l.until([&] { return t.count() == 0 && w.told() == 1; }));
+        w.wait(1, steady_ns());  // at once, for nothing could come back
+    }
+    l.turn();
 }
 
 // The time of a step is read for several messages, and so one connection's can be behind that of another before it.
