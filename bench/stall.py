@@ -9,6 +9,7 @@ due (no smaller than the pause), upstream connections made, and responses that w
 """
 
 import argparse
+import contextlib
 import os
 import pathlib
 import signal
@@ -33,13 +34,16 @@ class Pauses:
 
     def send(self, number):
         for pid in self.pids:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def pause(self):
         while not self.ended.wait(BETWEEN_S):
-            self.send(signal.SIGSTOP)
-            time.sleep(self.seconds)
-            self.send(signal.SIGCONT)
+            try:
+                self.send(signal.SIGSTOP)
+                time.sleep(self.seconds)
+            finally:
+                self.send(signal.SIGCONT)
 
     def __enter__(self):
         self.thread.start()

@@ -217,7 +217,7 @@ int run(int argc, char const* const* argv, streams s) {
         app.parse(argc, argv);
         if (auto const* const keys = app.get_subcommand("keys"); keys->parsed())
             if (auto const* const create = keys->get_subcommand("create");
-                create->parsed() && create->count("--name") + create->count("--application") == 0)
+                create->parsed() && create->count("--name") == 0 && v.keys.application.empty())
                 throw CLI::RequiredError("--name (who calls) or --application");
     } catch (CLI::ParseError const& e) {
         if (app.exit(e, s.out, s.err) != 0) return exit_usage;

@@ -114,15 +114,11 @@ bool session::may_retry(exchange const& x) const noexcept {
 // A pooled connection of the target whose turn it is. A request that cannot be sent twice gets none that has ended already.
 bool session::lease_pooled(exchange& x) {
     x.to = w_.group(x.api_index).choose(last_ns_, 0);
-    while (x.to && (x.up = x.to->pool->take_idle()))
-        if (may_use(x)) return true;
-    return false;
-}
-
-bool session::may_use(exchange& x) noexcept {
-    if (x.idempotent || would_block(peek(x.up->io.descriptor()).ec)) return true;
-    x.to->pool->discard(x.up);
-    x.up = nullptr;
+    while (x.to && (x.up = x.to->pool->take_idle())) {
+        if (x.idempotent || would_block(peek(x.up->io.descriptor()).ec)) return true;
+        x.to->pool->discard(x.up);
+        x.up = nullptr;
+    }
     return false;
 }
 
@@ -130,9 +126,9 @@ bool session::may_use(exchange& x) noexcept {
 task<bool> session::lease_returned(exchange& x) {
     if (!x.to) co_return false;
     x.up = co_await upstream_pool::returned(*x.to->pool, last_ns_);
-    x.asked_ns = last_ns_ = steady_ns();
-    if (!x.up) co_return false;
-    co_return may_use(x);
+    last_ns_ = steady_ns();
+    if (x.up) x.asked_ns = last_ns_;
+    co_return x.up != nullptr;
 }
 
 // A new connection, to the target whose turn it is or, where that cannot be reached, to the others in turn.

@@ -169,7 +169,6 @@ class alignas(cache_line_bytes) session : public sweep_list::member {
 
     // --- the upstream (relay.cpp)
     bool lease_pooled(exchange&);
-    bool may_use(exchange&) noexcept;
     task<bool> lease_returned(exchange&);
     task<refusal> lease_fresh(exchange&);
     bool write_request_lines(exchange&);

@@ -219,6 +219,7 @@ stream::read_awaiter stream::try_more() noexcept {
                                   : gathering_ ? tls_->read(read_.data, read_.size, false)
                                                : receive(tls_.get(), descriptor_, read_.data, read_.size));
         if (!would_block(ec)) {
+            filled_ = n == read_.size;
             read_.ec_ = ec;
             read_.bytes_transferred_ = n;
             read_.finished = true;
@@ -230,7 +231,9 @@ stream::read_awaiter stream::try_more() noexcept {
 
 io_result stream::read_now(char* data, std::size_t size) noexcept {
     if (descriptor_ < 0) return {asio::error::bad_descriptor, 0};
-    return told(receive(tls_.get(), descriptor_, data, size));
+    io_result const r = told(receive(tls_.get(), descriptor_, data, size));
+    if (!r.ec) filled_ = r.n == size;
+    return r;
 }
 
 // Looks whether a read would find anything: bytes, the end, an error.
@@ -315,6 +318,7 @@ status stream::perform_read(asio::detail::reactor_op* base) {
         if (would_block(r.ec)) return status::not_done;
         o.ec_ = r.ec;
         o.bytes_transferred_ = r.n;
+        s.filled_ = r.n == o.size;
         return status::done;  // it may have stopped for want of room in the pipe
     }
     char* data = o.data;
@@ -336,6 +340,7 @@ status stream::perform_read(asio::detail::reactor_op* base) {
     }
     o.ec_ = r.ec;
     o.bytes_transferred_ = r.n;
+    s.filled_ = r.n == size;
     return s.read_done(s.tls_ ? s.tls_->drained() : r.n < size);
 }
 

@@ -117,6 +117,8 @@ class stream {
     // over first (then it serves that read). For idle pooled connections.
     using watcher = void (*)(void* context);
     void watch(watcher f, void* context) noexcept;
+    // Whether the last read brought as much as it had room for.
+    bool filled() const noexcept { return filled_; }
     // There is something, and its watcher has not been called yet.
     bool watch_found() const noexcept { return watch_found_; }
 
@@ -209,6 +211,7 @@ class stream {
     std::int64_t write_deadline_ = 0;
     int descriptor_ = -1;
     bool gathering_ = false;
+    bool filled_ = false;
     bool watch_found_ = false;  // a watch has found something, and its watcher is still to be called
     bool new_ = false;          // no wait of any kind yet: of all that is there an event is still to come
     bool read_expired_ = false;

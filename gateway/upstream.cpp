@@ -112,7 +112,10 @@ task<upstream_pool::connected> upstream_pool::connect(std::int64_t now_ns) {
 void upstream_pool::give_back(upstream_connection* c, std::int64_t now_ns) noexcept {
     c->in.reset();
     c->begin = c->end = 0;
-    if (idle_.size() >= idle_max_ || !c->io.is_open()) {
+    // (Where a read took as much as it was to, something may lie behind an answer that was none of it. If less, all has been
+    // read.)
+    bool const more = c->io.filled() && peek(c->io.descriptor()).ec != asio::error::would_block;
+    if (idle_.size() >= idle_max_ || !c->io.is_open() || more) {
         discard(c);
         return;
     }
@@ -161,6 +164,12 @@ void upstream_pool::look_back::look(waiting& w) noexcept {
         returned::resume(first);
     }
     if (!p.waiters_.empty() && !self.set) p.look_again();
+}
+
+upstream_connection* upstream_pool::returned::await_resume() noexcept {
+    if (connection_ && peek(connection_->io.descriptor()).ec != asio::error::would_block)
+        pool_.discard(std::exchange(connection_, nullptr));
+    return connection_;
 }
 
 void upstream_pool::returned::resume(waiting& w) noexcept { static_cast<returned&>(w).awaiting_.resume(); }

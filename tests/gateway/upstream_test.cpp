@@ -1,6 +1,7 @@
 #include "gateway/upstream.hpp"
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <string>
 #include <vector>
@@ -271,24 +272,44 @@ TEST_CASE("a connection that has ended is not handed on") {
     CHECK(w.got[0] == nullptr);
 }
 
-TEST_CASE("a pool may end while the loop is still to look for it") {
-    loop l;
-    auto const a = with_targets({{{"127.0.0.1", closed_port()}, ""}});
-    {
-        listener behind;
-        upstream_pool t(l.poller, server_of(a, a.upstreams[0]));
-        t.set_addresses({at(behind.port())});
-        std::optional<upstream_pool::connected> made;
-        (void)connect(t, steady_ns(), made);
-        REQUIRE(l.until([&] { return made.has_value(); }));
-        waiters w{t, {}};
-        w.wait(1, steady_ns());
-        t.give_back(made->connection, steady_ns());  // so that nobody waits any more
-        t.discard(made->connection);
-        REQUIRE(l.until([&] { return t.count() == 0 && w.told() == 1; }));
-        w.wait(1, steady_ns());  // at once, for nothing could come back
-    }
-    l.turn();
+TEST_CASE("a connection on which something lies that no request asked for, or that has ended, is not handed on") {
+    fixture f;
+    auto const a = f.made();
+    wire other = f.behind.accept();
+    waiters w{f.t, {}};
+    w.wait(1, steady_ns() + 60 * second);
+    bool const before = GENERATE(true, false);
+    bool const ends = GENERATE(true, false);
+    if (!before) f.t.give_back(a.connection, steady_ns());
+    if (ends)
+        other = wire();
+    else
+        other.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");  // the next client would take it for its answer
+    if (before) f.t.give_back(a.connection, steady_ns());
+    REQUIRE(f.l.until([&] { return w.told() == 1; }));
+    CHECK(w.got[0] == nullptr);
+    CHECK(f.l.until([&] { return f.t.count() == 0; }));
+}
+
+TEST_CASE("a connection with more on it than its answer had is not kept, though that was read to its last byte and no further") {
+    fixture f;
+    auto const a = f.made();
+    wire const other = f.behind.accept();
+    buffer_pool pool(4096, 4096, 1U << 20U);
+    std::array<char, 4> rest{};
+    std::optional<io_result> read;
+    [](stream& s, buffer_pool& from, lease& in, std::array<char, 4>& last, std::optional<io_result>& to) -> detached {
+        (void)co_await s.read_next(from, in);  // all that is there: the next wait is for an event
+        to = co_await s.read_more(last.data(), last.size());
+    }(a.connection->io, pool, a.connection->in, rest, read);
+    other.send("head");
+    REQUIRE(f.l.until([&] { return !a.connection->in.data() ? false : true; }));
+    other.send("bodysurplus");
+    REQUIRE(f.l.until([&] { return read.has_value(); }));
+    REQUIRE(read->n == 4);
+    f.t.give_back(a.connection, steady_ns());
+    CHECK(f.t.take_idle() == nullptr);
+    CHECK(f.l.until([&] { return f.t.count() == 0; }));
 }
 
 // The time of a step is read for several messages, and so one connection's can be behind that of another before it.
