@@ -565,6 +565,52 @@ def unread(sock):
     return count
 
 
+def answers_too_much(listener, goes_on):
+    """An upstream whose answer to /slow has another one behind it, in one packet with its last bytes."""
+    def serve(peer):
+        with peer, contextlib.suppress(OSError):
+            while head := peer.recv(65536):
+                path = head.split(b" ")[1]
+                if path == b"/slow":
+                    peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"a" * 500)
+                    goes_on.wait(bound(10))
+                    peer.sendall(b"b" * 500 + b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nsurplus!!")
+                else:
+                    peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(path), path))
+
+    with contextlib.suppress(OSError):
+        while True:
+            threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+
+@pytest.mark.parametrize("round_", range(6))
+@pytest.mark.parametrize("second_comes", ["before", "behind"])
+def test_what_lies_behind_an_answer_is_no_answer_to_the_next(second_comes, round_):
+    """A gateway that was stopped meanwhile finds the end of the first client's answer and the second client's request at once."""
+    goes_on = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=answers_too_much, args=(listener, goes_on), daemon=True).start()
+        with serving(f"http://127.0.0.1:{listener.getsockname()[1]}") as g, g.client() as first, g.client() as second, g.client() as third:
+            for c in (second, third):
+                assert c.get("/early").body == b"/early"
+            for c in (first, third):  # so that the second finds none idle
+                c.request("GET", "/slow")
+                wait_until(lambda c=c: c.sock.recv(4096, socket.MSG_PEEK).endswith(b"a" * 500), what="half of the answer")
+            g.process.send_signal(signal.SIGSTOP)
+            try:
+                if second_comes == "before":
+                    second.request("GET", "/second")
+                goes_on.set()
+                time.sleep(0.05)  # for what has no sign: bytes that nobody reads
+                if second_comes == "behind":
+                    second.request("GET", "/second")
+            finally:
+                g.process.send_signal(signal.SIGCONT)
+            assert second.response().body == b"/second"
+            assert second.get("/again").body == b"/again"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
 # --- Many at once
 
 def test_an_endless_download_does_not_starve_others(up):
