@@ -19,6 +19,19 @@ namespace {
 bool status_is(std::string const& response, int status) {
     return response.starts_with("HTTP/1.1 " + std::to_string(status) + " ");
 }
+// What a second gateway says that is to listen there, beside the first.
+std::string refusal_to_start(world& w, conf::endpoint const& at) {
+    auto settings = w.settings;
+    settings.listen = {at};
+    server second(settings, {}, *w.recorder);
+    try {
+        second.start();
+    } catch (std::runtime_error const& e) {
+        return e.what();
+    }
+    return {};
+}
+
 }  // namespace
 
 TEST_CASE("a request goes through, and refused, broken and forwarded ones leave one record each") {
@@ -88,16 +101,8 @@ TEST_CASE("when publish returns, a revoked key is dead and a given-back one live
 TEST_CASE("a port that is taken stops the start, naming the address and the remedy") {
     listener taken;
     world w;
-    auto s = w.settings;
     for (std::uint16_t const port : {taken.port(), w.port}) {  // another program's, and another gateway's
-        s.listen = {{"127.0.0.1", port}};
-        server second(s, {}, *w.recorder);
-        std::string said;
-        try {
-            second.start();
-        } catch (std::runtime_error const& e) {
-            said = e.what();
-        }
+        auto const said = refusal_to_start(w, {"127.0.0.1", port});
         CHECK(said.find("cannot listen on 127.0.0.1:" + std::to_string(port)) != std::string::npos);
         CHECK(said.find("Address already in use") != std::string::npos);
         CHECK(said.find("--listen") != std::string::npos);
@@ -106,15 +111,7 @@ TEST_CASE("a port that is taken stops the start, naming the address and the reme
 
 TEST_CASE("an address that this machine has not stops the start with another remedy") {
     world w;
-    auto s = w.settings;
-    s.listen = {{"192.0.2.1", 1}};
-    server second(s, {}, *w.recorder);
-    std::string said;
-    try {
-        second.start();
-    } catch (std::runtime_error const& e) {
-        said = e.what();
-    }
+    auto const said = refusal_to_start(w, {"192.0.2.1", 1});
     CHECK(said.find("this machine has no such address") != std::string::npos);
 }
 

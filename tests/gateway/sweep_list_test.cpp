@@ -26,7 +26,7 @@ TEST_CASE("who was added is looked at by each sweep, until it names a time", "[s
     sweep_list l;
     std::deque<swept> m;
     for (char const c : {'a', 'b', 'c'}) REQUIRE(l.add(m.emplace_back(c)));
-    CHECK(l.size() == 3);
+    CHECK_FALSE(l.empty());
     CHECK(due(l, 1) == "abc");
     l.not_before(m[1], 100);
     CHECK(due(l, 99) == "ac");

@@ -37,6 +37,10 @@ detached connect(upstream_pool& p, std::int64_t now, std::optional<upstream_pool
     out = co_await p.connect(now);
 }
 
+detached read_next(upstream_connection& c, buffer_pool& pool, std::optional<io_result>& out) {
+    out = co_await c.io.read_next(pool, c.in);
+}
+
 struct fixture {
     listener behind;
     loop l;
@@ -60,9 +64,7 @@ struct fixture {
     void ends_with_its_answer(upstream_connection& c, wire other) {
         buffer_pool pool(4096, 4096, 1U << 20U);
         std::optional<io_result> read;
-        [](stream& s, buffer_pool& from, lease& in, std::optional<io_result>& out) -> detached {
-            out = co_await s.read_next(from, in);
-        }(c.io, pool, c.in, read);
+        (void)read_next(c, pool, read);
         other.send("last");
         other = wire();
         REQUIRE(l.until([&] { return read.has_value(); }));
@@ -167,9 +169,7 @@ TEST_CASE("a server that answers and ends before its connection is known to be m
     REQUIRE(out->connection);
     buffer_pool pool(4096, 4096, 1U << 20U);
     std::optional<io_result> read;
-    [](stream& s, buffer_pool& from, lease& in, std::optional<io_result>& to) -> detached {
-        to = co_await s.read_next(from, in);
-    }(out->connection->io, pool, out->connection->in, read);
+    (void)read_next(*out->connection, pool, read);
     REQUIRE(f.l.until([&] { return read.has_value(); }));
     CHECK(read->n == 4);
     out->connection->in.reset();
@@ -303,7 +303,7 @@ TEST_CASE("a connection with more on it than its answer had is not kept, though 
         to = co_await s.read_more(last.data(), last.size());
     }(a.connection->io, pool, a.connection->in, rest, read);
     other.send("head");
-    REQUIRE(f.l.until([&] { return !a.connection->in.data() ? false : true; }));
+    REQUIRE(f.l.until([&] { return a.connection->in.data() != nullptr; }));
     other.send("bodysurplus");
     REQUIRE(f.l.until([&] { return read.has_value(); }));
     REQUIRE(read->n == 4);
