@@ -59,7 +59,6 @@ class sweep_list {
     }
 
     bool empty() const noexcept { return all_.empty(); }
-    std::size_t size() const noexcept { return all_.size(); }
 
   private:
     struct entry {

@@ -61,7 +61,9 @@ upstream_server server_of(conf::api const& a, conf::target const& t) {
 upstream_pool::upstream_pool(reactor& r, upstream_server server)
     : idle_max_(server.idle_max), authority_(authority_of(server)), reactor_(r), server_(std::move(server)) {}
 
-upstream_pool::~upstream_pool() { reactor_.forget(look_back_); }
+upstream_pool::~upstream_pool() {
+    if (look_back_.is_linked()) reactor_.forget(look_back_);
+}
 
 void upstream_pool::set_addresses(std::vector<tcp_endpoint> addresses) {
     addresses_ = std::move(addresses);
@@ -114,8 +116,8 @@ void upstream_pool::give_back(upstream_connection* c, std::int64_t now_ns) noexc
     c->begin = c->end = 0;
     // (Where a read took as much as it was to, something may lie behind an answer that was none of it. If less, all has been
     // read.)
-    bool const more = c->io.filled() && peek(c->io.descriptor()).ec != asio::error::would_block;
-    if (idle_.size() >= idle_max_ || !c->io.is_open() || more) {
+    if (idle_.size() >= idle_max_ || !c->io.is_open() ||
+        (c->io.filled() && peek(c->io.descriptor()).ec != asio::error::would_block)) {
         discard(c);
         return;
     }
@@ -137,33 +139,28 @@ void upstream_pool::give_back(upstream_connection* c, std::int64_t now_ns) noexc
 
 void upstream_pool::wait(returned& r) noexcept {
     waiters_.push_back(r);
-    if (!look_back_.set) look_again();
+    if (!look_back_.is_linked()) look_again();
 }
 
 void upstream_pool::look_again() noexcept {
     looks_ = reactor_.looks();
     some_returned_ = false;
-    look_back_.set = true;
     reactor_.after_look(look_back_);
 }
 
 void upstream_pool::look_back::look(waiting& w) noexcept {
-    auto& self = static_cast<look_back&>(w);
-    upstream_pool& p = self.pool;
-    self.set = false;
+    upstream_pool& p = static_cast<look_back&>(w).pool;
     if (p.waiters_.empty()) return;
-    if (p.looks_ == p.reactor_.looks()) {  // that one was under way
-        self.set = true;
-        return p.reactor_.after_look(self);
-    }
+    if (p.looks_ == p.reactor_.looks()) return p.reactor_.after_look(w);  // that one was under way
+    bool const some_returned = p.some_returned_;
     std::int64_t const late = steady_ns() - wait_for_returned_ns;
     for (unsigned n = 0; n < made_a_look && !p.waiters_.empty(); ++n) {
         returned& first = p.waiters_.front();
-        if (p.some_returned_ && first.since_ns_ > late) break;
+        if (some_returned && first.since_ns_ > late) break;
         p.waiters_.pop_front();
         returned::resume(first);
     }
-    if (!p.waiters_.empty() && !self.set) p.look_again();
+    if (!p.waiters_.empty() && !p.look_back_.is_linked()) p.look_again();
 }
 
 upstream_connection* upstream_pool::returned::await_resume() noexcept {

@@ -153,7 +153,6 @@ class alignas(cache_line_bytes) upstream_pool {
         explicit look_back(upstream_pool& p) : waiting(&look), pool(p) {}
         static void look(waiting&) noexcept;
         upstream_pool& pool;
-        bool set = false;
     };
     void wait(returned&) noexcept;
     void look_again() noexcept;
