@@ -193,6 +193,7 @@ class Sweep:
     def stop(self):
         for gateway in self.gateways.values():
             gateway.process.stop()
+            shutil.rmtree(gateway.folder)  # the next dimension may have one of this name
         self.gateways = {}
 
     def sample(self, side):
