@@ -106,7 +106,8 @@ class remote final : public key_access {
     }
     keystore::import_report import(std::string csv) override {
         auto const said = got(importer_.call(verb::post, "/v1/keys/import", std::move(csv), "text/csv"));
-        return {said.at("imported").to_number<std::size_t>(), said.at("unchanged").to_number<std::size_t>()};
+        auto const count = [&said](std::string_view name) { return said.at(name).to_number<std::size_t>(); };
+        return {count("imported"), count("unchanged"), count("revoked")};
     }
     void each(std::function<bool(keystore::key_row const&)> const& visit) override {
         for (std::string after;;) {

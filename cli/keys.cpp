@@ -199,9 +199,12 @@ int keys_import(key_flags const& f, streams& s) {
     auto text = read_import(f.id, s);
     auto const report = keys_of(f, s, missing::create)->import(std::move(text));
     if (f.json || f.output == "json")
-        s.out << json::serialize(json::object{{"imported", report.imported}, {"unchanged", report.unchanged}}) << "\n";
+        s.out << json::serialize(
+                     json::object{{"imported", report.imported}, {"unchanged", report.unchanged}, {"revoked", report.revoked}})
+              << "\n";
     else
-        s.out << fmt::format("imported {}, unchanged {}\n", report.imported, report.unchanged);
+        s.out << fmt::format("imported {}, unchanged {}{}\n", report.imported, report.unchanged,
+                             report.revoked != 0 ? fmt::format(", revoked before and still so {}", report.revoked) : "");
     return exit_ok;
 }
 

@@ -141,7 +141,8 @@ result<void> prepare_all(sqlite::database& db, prepared_statements& out) {
         {&out.add_key,
          "INSERT OR ROLLBACK INTO keys (digest, id, application, prefix, last4, created_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON "
          "CONFLICT (digest) DO NOTHING"},
-        {&out.owner_of, "SELECT a.name FROM keys k JOIN applications a ON a.seq = k.application WHERE k.digest = ?1"},
+        {&out.owner_of,
+         "SELECT a.name, k.revoked_ms FROM keys k JOIN applications a ON a.seq = k.application WHERE k.digest = ?1"},
         {&out.revoke, "UPDATE keys SET revoked_ms = ?2 WHERE id = ?1 AND revoked_ms = 0"},
         {&out.application_of, "SELECT application FROM keys WHERE id = ?1"},
         {&out.remove_key, "DELETE FROM keys WHERE id = ?1"},
@@ -285,12 +286,16 @@ struct store::impl {
         return add_application(sql.add_application, make_id("app_"), name, now);
     }
 
-    // The name of the application that has the key.
-    result<std::string> owner_of(digest const& hash) {
+    struct key_owner {
+        std::string name;  // of the application that has the key
+        bool revoked = false;
+    };
+    result<key_owner> owner_of(digest const& hash) {
         reset_guard const done(sql.owner_of);
         auto const row = sql.owner_of.bind_blob(1, hash).step();
         if (!row) return row.error();
-        return *row ? std::string(sql.owner_of.text(0)) : std::string();
+        if (!*row) return key_owner{};
+        return key_owner{std::string(sql.owner_of.text(0)), sql.owner_of.int64(1) != 0};
     }
 
     using prefixes = std::bitset<4096>;  // first 12 bits of digests
@@ -399,10 +404,10 @@ result<import_report> store::impl::import_items(std::vector<import_row> const& r
         }
         auto const owner = owner_of(item.hash);
         if (!owner) return owner.error();
-        if (*owner == r.name)
-            ++report.unchanged;
-        else
+        if (owner->name != r.name)
             wrong.add(r.line);  // and on, to say how many there are
+        else
+            ++(owner->revoked ? report.revoked : report.unchanged);
     }
     if (wrong.count != 0) return wrong.said();
     if (auto const r = note_import(touched); !r) return r.error();

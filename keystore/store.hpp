@@ -44,6 +44,7 @@ struct import_row {
 struct import_report {
     std::size_t imported = 0;
     std::size_t unchanged = 0;  // the same key under the same name was there already
+    std::size_t revoked = 0;    // so was this one, revoked; an import does not bring it back
 };
 
 class store {

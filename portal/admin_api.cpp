@@ -218,7 +218,7 @@ reply admin_api::import(request const& r) {
     if (!rows) return failed(rows.error());
     auto const report = keys_.import_keys(std::move(*rows));
     if (!report) return failed(report.error());
-    return as_json({{"imported", report->imported}, {"unchanged", report->unchanged}});
+    return as_json({{"imported", report->imported}, {"unchanged", report->unchanged}, {"revoked", report->revoked}});
 }
 
 reply admin_api::one_key(request const& r, std::string_view rest) {

@@ -6,7 +6,7 @@
 //   GET    /v1/keys/{id}
 //   POST   /v1/keys/{id}/revoke
 //   DELETE /v1/keys/{id}                     what was removed
-//   POST   /v1/keys/import                   text/csv -> {"imported", "unchanged"}
+//   POST   /v1/keys/import                   text/csv -> {"imported", "unchanged", "revoked"}
 //   POST   /v1/usage/flush                   {"flushed": true}
 //   POST   /v1/reload                        {"pid": of the process that serves from now on}
 //   GET    /v1/status

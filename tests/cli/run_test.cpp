@@ -198,6 +198,11 @@ TEST_CASE("keys import takes a file or stdin and names wrong lines without the k
     CHECK(run({"keys", "import", (f.path / "k.csv").string(), "--data", f.data()}).out == "imported 1, unchanged 0\n");
     CHECK(run({"keys", "import", "-", "--data", f.data()}, "name,key\nAnn,0123456789abcdefghij\n").out ==
           "imported 0, unchanged 1\n");
+    auto const id = run({"keys", "list", "--data", f.data(), "--output", "csv"}).out;
+    auto const at = id.find("key_");
+    REQUIRE(run({"keys", "revoke", id.substr(at, id.find(',', at) - at), "--yes", "--data", f.data()}).code == 0);
+    CHECK(run({"keys", "import", "-", "--data", f.data()}, "name,key\nAnn,0123456789abcdefghij\n").out ==
+          "imported 0, unchanged 0, revoked before and still so 1\n");
     auto const conflict = run({"keys", "import", "-", "--data", f.data()}, "name,key\nEve,0123456789abcdefghij\n");
     CHECK(conflict.code == cli::exit_conflict);
     CHECK_FALSE(has(conflict.err, "0123456789"));

@@ -62,6 +62,22 @@ TEST_CASE("the same import again changes nothing") {
     CHECK(twice->unchanged == 1);
 }
 
+TEST_CASE("an import does not bring a revoked key back, and tells it from one that works") {
+    scratch_dir const dir;
+    auto const s = opened(dir.file("keys.db"));
+    std::vector<import_row> const rows{{"ann", "ann-key-number-0001", 2}, {"ann", "ann-key-number-0002", 3}};
+    REQUIRE(s->import_keys(rows, "lk"));
+    auto const entry = only_entry(*s, rows[0].key);
+    REQUIRE(s->revoke(entry.key_id));
+    auto const report = s->import_keys(rows, "lk");
+    REQUIRE(report);
+    CHECK(report->imported == 0);
+    CHECK(report->unchanged == 1);
+    CHECK(report->revoked == 1);
+    CHECK(only_entry(*s, rows[0].key).state == key_state::revoked);
+    CHECK_FALSE(s->import_keys({{"eve", rows[0].key, 2}}, "lk"));  // still somebody's
+}
+
 TEST_CASE("an import with one row that cannot go in imports nothing and names the line, never the key") {
     scratch_dir const dir;
     auto const s = opened(dir.file("keys.db"));
