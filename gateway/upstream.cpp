@@ -154,7 +154,7 @@ void upstream_pool::look_back::look(waiting& w) noexcept {
     if (p.looks_ == p.reactor_.looks()) return p.reactor_.after_look(w);  // that one was under way
     bool const some_returned = p.some_returned_;
     std::int64_t const late = steady_ns() - wait_for_returned_ns;
-    for (unsigned n = 0; n < made_a_look && !p.waiters_.empty(); ++n) {
+    for (unsigned n = some_returned ? made_a_look_beside_returned : made_a_look; n != 0 && !p.waiters_.empty(); --n) {
         returned& first = p.waiters_.front();
         if (some_returned && first.since_ns_ > late) break;
         p.waiters_.pop_front();

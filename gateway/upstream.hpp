@@ -95,8 +95,9 @@ class alignas(cache_line_bytes) upstream_pool {
     // idle. If each made its own, that would cost more than to serve it, and most would be closed as too many right afterwards,
     // so that the next ones had to make theirs: it might never end. So as long as others come back, they are waited for, in turn.
     // But not for longer than it takes to see whether they do (one look of the loop at the kernel) or, where too few do,
-    // wait_for_returned_ns; then some are made a look. Nobody watched one that was handed on: what has come meanwhile, an end or
-    // bytes that no request asked for, is looked for before it is given away.
+    // wait_for_returned_ns; then some are made a look. It is one, where others do come back: if the worker is what is slow, more
+    // connections do not help it, and what it takes to make them is what it would need to catch up. Nobody watched one that was
+    // handed on: what has come meanwhile, an end or bytes that no request asked for, is looked for before it is given away.
     class [[nodiscard]] returned : reactor::waiting, public intrusive::slist_base_hook<intrusive::tag<upstream_pool>> {
       public:
         returned(upstream_pool& p, std::int64_t now_ns) : waiting(&resume), pool_(p), since_ns_(now_ns) {}
@@ -117,6 +118,7 @@ class alignas(cache_line_bytes) upstream_pool {
     };
     static constexpr std::int64_t wait_for_returned_ns = 1'000'000;
     static constexpr unsigned made_a_look = 8;
+    static constexpr unsigned made_a_look_beside_returned = 1;
 
     struct connected {
         upstream_connection* connection = nullptr;
