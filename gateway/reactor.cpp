@@ -14,12 +14,24 @@
 namespace latchkey::gateway {
 namespace {
 
-using queue = asio::detail::op_queue<asio::detail::operation>;
 using asio::detail::epoll_reactor;
+using asio::detail::op_queue_access;
+using queue = asio::detail::op_queue<asio::detail::operation>;
+
+// Among the events of descriptors that were registered with it when there is something to read. So it tells clients' from
+// others'.
+constexpr std::uint32_t of_client = EPOLLRDNORM;
+// A look shows 128 events at most (epoll_reactor::run()), and a few are Asio's own.
+constexpr std::size_t full_look = 120;
+
+// Of a descriptor: the events that were found of it, which Asio keeps for its scheduler.
+struct events : asio::detail::operation {
+    static std::size_t of(asio::detail::operation const& o) noexcept { return o.*&events::task_result_; }
+};
 
 bool has(queue& q, std::size_t least) noexcept {
     auto* o = q.front();
-    while (o && --least != 0) o = asio::detail::op_queue_access::next(o);
+    while (o && --least != 0) o = op_queue_access::next(o);
     return o != nullptr;
 }
 
@@ -89,25 +101,22 @@ class reactor::run_now {
     }
 
   private:
-    // Of a descriptor: what was found of it, which Asio keeps for its scheduler.
-    struct events : asio::detail::operation {
-        static std::size_t of(asio::detail::operation const& o) noexcept { return o.*&events::task_result_; }
-    };
     reactor& reactor_;
     queue& found_;
     queue all_;
     long done_ = 0;
 };
 
-int reactor::add(int descriptor, per_descriptor_data& data) {
+int reactor::add(int descriptor, per_descriptor_data& data, message comes) {
     if (int const e = register_descriptor(descriptor, data); e != 0) {
         cleanup_descriptor_data(data);
         data = nullptr;
         return e;
     }
+    if (put_off_.has(data)) put_off_.remove(data);  // as a descriptor that was closed, whose place it takes
     std::uint32_t& events = data->*member(registered_events());
     epoll_event wanted{};
-    wanted.events = events |= EPOLLRDHUP;
+    wanted.events = events |= EPOLLRDHUP | (comes == message::request ? of_client : 0);
     wanted.data.ptr = data;
     if (::epoll_ctl(this->*member(epoll_descriptor()), EPOLL_CTL_MOD, descriptor, &wanted) == 0) return 0;
     int const e = errno;
@@ -118,7 +127,8 @@ int reactor::add(int descriptor, per_descriptor_data& data) {
 
 void reactor::run(long wait_us, queue& found) {
     ++looks_;
-    epoll_reactor::run(after_look_.empty() ? wait_us : 0, found);
+    epoll_reactor::run(after_look_.empty() && put_off_.empty() ? wait_us : 0, found);
+    put_off(found);
     if (!found.empty()) run_now(*this, found)();
     list now;
     now.swap(after_look_);
@@ -128,6 +138,48 @@ void reactor::run(long wait_us, queue& found) {
         w.go_on(w);
         scheduler_.work_finished();
     }
+}
+
+void reactor::put_off(queue& found) noexcept {
+    if (put_off_.empty() && !has(found, full_look)) return;
+    queue now;
+    while (operation* const o = found.front()) {
+        found.pop();
+        if ((events::of(*o) & of_client) != 0)
+            put_off_.push(o);
+        else
+            now.push(o);
+    }
+    for (std::size_t n = held_up_; n < requests_a_look && !put_off_.empty(); ++n) now.push(put_off_.pop());
+    found.push(now);
+}
+
+void reactor::descriptors::push(operation* o) noexcept {
+    op_queue_access::next(o, end_);
+    if (last_)
+        op_queue_access::next(last_, o);
+    else
+        first_ = o;
+    last_ = o;
+}
+
+reactor::operation* reactor::descriptors::pop() noexcept {
+    operation* o = first_;
+    first_ = o == last_ ? nullptr : op_queue_access::next(o);
+    if (!first_) last_ = nullptr;
+    op_queue_access::next(o, static_cast<operation*>(nullptr));
+    return o;
+}
+
+bool reactor::descriptors::has(per_descriptor_data d) const noexcept {
+    return !empty() && op_queue_access::next(static_cast<operation*>(static_cast<void*>(d))) != nullptr;
+}
+
+void reactor::descriptors::remove(per_descriptor_data d) noexcept {
+    descriptors others;
+    while (!empty())
+        if (operation* const o = pop(); o != static_cast<void*>(d)) others.push(o);
+    while (!others.empty()) push(others.pop());
 }
 
 void reactor::after_look(waiting& w) noexcept {

@@ -7,6 +7,11 @@
 // connections that the answers have set free. Where few are ready, each goes on at once: the upstream works while the next is
 // read, and its answer is there before the worker would go to sleep.
 //
+// Where more is ready than a look shows, the kernel shows it in the order in which it became ready: the answer to a request
+// behind the requests of all other clients. All would be read before one is served, and what was read would have left the caches
+// when its turn comes. So then requests are put off, unread, and a few are taken on after each look, behind the answers; none
+// while those before them find no upstream connection.
+//
 // A message that waits for its step is like any operation on its way through Asio's queue: pending to whoever asks, past being
 // cancelled. Whatever else the worker does between two looks at the kernel (a handshake, a long message, a write that goes on, an
 // accept, a timer) serves first who waits.
@@ -34,8 +39,11 @@ class reactor final : public asio::detail::epoll_reactor {
     // From so many ready descriptors on they are served in steps.
     static constexpr std::size_t many = 8;
 
-    // As register_descriptor(), but that its events also say when the peer will send nothing more (EPOLLRDHUP).
-    int add(int descriptor, per_descriptor_data&);
+    enum class message : std::uint8_t { answer, request };
+
+    // As register_descriptor(), but that its events also say when the peer will send nothing more (EPOLLRDHUP). Those of who
+    // sends requests may be put off.
+    int add(int descriptor, per_descriptor_data&, message comes);
     // For a read that brought less than it had room for: whether an event will tell of what comes behind it, an end too. Not
     // where the event of this descriptor that is being served told of an end already; nor where none is being served, for then
     // it is not known what earlier ones told.
@@ -47,7 +55,6 @@ class reactor final : public asio::detail::epoll_reactor {
         explicit waiting(function f) : go_on(f) {}
         function go_on;  // may free it
     };
-    enum class message : std::uint8_t { answer, request };
 
     // Whether a message that is read now is to wait for the others, by later().
     bool gathering() const noexcept { return gathering_; }
@@ -86,19 +93,46 @@ class reactor final : public asio::detail::epoll_reactor {
     // for which the loop does not sleep.
     void after_look(waiting& w) noexcept;
     void forget(waiting& w) noexcept;  // who is to go on after a look, or is not
+    // So many of those put off are taken on after a look, less those that are held up.
+    static constexpr std::size_t requests_a_look = 64;
+    // A request that was read can go no further before answers have come; or now it can.
+    void held_up() noexcept { ++held_up_; }
+    void goes_on() noexcept { --held_up_; }
     // How often it has looked.
     std::uint64_t looks() const noexcept { return looks_; }
 
     // Serves what waits for its step, now.
     void serve() noexcept;
 
-    // For Asio's loop: one look at the kernel. What was found is done before it returns; `found` gets what that leaves to be
-    // done.
+    // For Asio's loop: one look at the kernel. What was found is done before it returns, but for what is put off; `found` gets
+    // what that leaves to be done.
     void run(long wait_us, asio::detail::op_queue<asio::detail::operation>& found) override;
 
   private:
     using list = intrusive::slist<waiting, intrusive::cache_last<true>, intrusive::constant_time_size<false>>;
+    using operation = asio::detail::operation;
     class run_now;
+
+    // Descriptors, each with what was found of it. Asio takes one for enqueued by its link, and adds what it finds of it
+    // meanwhile; so the last one's link is not null, but `end_`.
+    class descriptors {
+      public:
+        bool empty() const noexcept { return !first_; }
+        bool has(per_descriptor_data) const noexcept;
+        void push(operation*) noexcept;
+        operation* pop() noexcept;
+        void remove(per_descriptor_data) noexcept;
+
+      private:
+        struct mark : operation {
+            mark() : scheduler_operation(nullptr) {}
+        };
+        mark mark_;
+        operation* const end_ = &mark_;
+        operation* first_ = nullptr;
+        operation* last_ = nullptr;
+    };
+    void put_off(asio::detail::op_queue<operation>& found) noexcept;
 
     explicit reactor(io_context& io);
     void step(list& messages, part first) noexcept;
@@ -109,6 +143,8 @@ class reactor final : public asio::detail::epoll_reactor {
     list requests_;
     std::array<list, 3> turns_;  // [part]: who waits for it
     list after_look_;
+    descriptors put_off_;  // closed ones, too
+    std::size_t held_up_ = 0;
     std::uint64_t looks_ = 0;
     std::size_t waiting_ = 0;  // in answers_ and requests_
     std::size_t waiting_max_ = 128;

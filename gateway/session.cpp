@@ -80,7 +80,7 @@ session::~session() = default;
 
 error_code session::open(int descriptor, std::int64_t now_ns) {
     last_ns_ = now_ns;
-    return client_.open(descriptor);
+    return client_.open(descriptor, reactor::message::request);
 }
 
 detached session::run() {
@@ -632,7 +632,7 @@ void session::sweep(std::int64_t now_ns) noexcept {
 }
 
 void session::end_if_idle() noexcept {
-    if (!idle_) return;
+    if (!idle_ || peek(client_.descriptor()).n != 0) return;  // a request that came is served, though nobody has read it
     client_.cancel_read();
     client_.cancel_write();  // a handshake can wait for that, too
 }

@@ -69,11 +69,11 @@ stream::~stream() {
     assert(!read_.pending && !write_.pending);
 }
 
-error_code stream::open(int descriptor) {
+error_code stream::open(int descriptor, reactor::message comes) {
     assert(descriptor_ < 0);
     int e = ENOMEM;
     try {
-        e = reactor_.add(descriptor, data_);
+        e = reactor_.add(descriptor, data_, comes);
     } catch (std::bad_alloc const&) {  // e says so
     }
     if (e != 0) {

@@ -41,8 +41,8 @@ class stream {
     stream(stream const&) = delete;
     stream& operator=(stream const&) = delete;
 
-    // Takes over a non-blocking descriptor; closes it on failure.
-    error_code open(int descriptor);
+    // Takes over a non-blocking descriptor, on which such messages come; closes it on failure.
+    error_code open(int descriptor, reactor::message comes = reactor::message::answer);
     // Pending operations complete with operation_aborted, later, from the loop. Idempotent.
     void close() noexcept;
     // close() with SO_LINGER 0: the peer sees a reset, not a clean end.

@@ -125,6 +125,7 @@ void upstream_pool::give_back(upstream_connection* c, std::int64_t now_ns) noexc
     if (!waiters_.empty()) {
         returned& w = waiters_.front();
         waiters_.pop_front();
+        reactor_.goes_on();
         w.connection_ = c;
         c->reused = true;
         reactor_.after_look(w);
@@ -139,6 +140,7 @@ void upstream_pool::give_back(upstream_connection* c, std::int64_t now_ns) noexc
 
 void upstream_pool::wait(returned& r) noexcept {
     waiters_.push_back(r);
+    reactor_.held_up();
     if (!look_back_.is_linked()) look_again();
 }
 
@@ -158,6 +160,7 @@ void upstream_pool::look_back::look(waiting& w) noexcept {
         returned& first = p.waiters_.front();
         if (some_returned && first.since_ns_ > late) break;
         p.waiters_.pop_front();
+        p.reactor_.goes_on();
         returned::resume(first);
     }
     if (!p.waiters_.empty() && !p.look_back_.is_linked()) p.look_again();

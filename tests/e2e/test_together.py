@@ -238,3 +238,17 @@ def test_a_drain_serves_those_who_came_together(alone, upstream, keys, clients):
         c.end()
     assert alone.wait() == 0
     alone.start()
+
+
+def test_a_drain_serves_those_whose_requests_nobody_has_read(alone, keys, clients):
+    """More than one look shows at once (128): what the rest have sent has come, and is no less a request."""
+    made = clients(400)
+    with stopped(alone):
+        for c in made:
+            c.send(request_bytes("GET", "/" + unique("unread"), keys[0]["key"]))
+        alone.terminate()
+    for c in made:
+        assert served(c.response())["target"].startswith("/unread")
+        c.end()
+    assert alone.wait() == 0
+    alone.start()

@@ -19,7 +19,7 @@ namespace {
 struct actor {
     actor(loop& l, buffer_pool& buffers, std::vector<std::string>& d, std::string n)
         : poller(l.poller), pool(buffers), diary(d), s(l.poller), name(std::move(n)) {
-        REQUIRE_FALSE(s.open(p.ours));
+        REQUIRE_FALSE(s.open(p.ours, name.starts_with("r") ? reactor::message::request : reactor::message::answer));
     }
     detached act(bool answer, bool large, bool looks) {
         promise room;
@@ -201,6 +201,85 @@ TEST_CASE("answers are decided and sent before requests are decided", "[reactor]
     CHECK(s.last("decide a") < s.first("send a"));
     CHECK(s.last("send a") < s.first("decide r"));
     CHECK(s.last("decide r") < s.first("send r"));
+}
+
+// More than a look shows: so many requests, before so many answers.
+struct crowd : stage {
+    static constexpr std::size_t requests = 300;
+    static constexpr std::size_t answers = 4;
+    crowd() {
+        enter(requests, answers);
+        say_to_all();
+    }
+    std::size_t decided(std::string_view begin) {
+        return static_cast<std::size_t>(
+            std::count_if(diary.begin(), diary.end(), [&](auto const& line) { return line.starts_with(begin); }));
+    }
+};
+
+TEST_CASE("an answer waits for no more requests than are taken on after a look, however many came before it", "[reactor]") {
+    crowd s;
+    while (s.decided("decide a") == 0) {
+        std::size_t const before = s.decided("decide r");
+        s.l.turn();
+        REQUIRE(s.decided("decide r") <= before + reactor::requests_a_look);
+    }
+    CHECK(s.decided("decide a") == crowd::answers);
+    CHECK(s.decided("decide r") <= 3 * reactor::requests_a_look);  // the third look shows them
+    while (s.decided("send") < crowd::requests + crowd::answers) {
+        std::size_t const before = s.diary.size();
+        s.l.turn();
+        REQUIRE(s.diary.size() > before);
+    }
+    CHECK(s.all_got_theirs());
+    CHECK(s.at("decide r0") < s.at("decide r299"));
+}
+
+TEST_CASE("requests that are put off wait while those before them are held up", "[reactor]") {
+    crowd s;
+    for (std::size_t i = 0; i < reactor::requests_a_look; ++i) s.l.poller.held_up();
+    for (int i = 0; i < 6; ++i) s.l.turn();
+    CHECK(s.decided("decide r") == 0);
+    CHECK(s.decided("send a") == crowd::answers);
+    s.l.poller.goes_on();
+    s.l.turn();
+    CHECK(s.decided("decide r") == 1);
+    while (s.decided("send r") < crowd::requests) s.l.turn();
+    for (std::size_t i = 1; i < reactor::requests_a_look; ++i) s.l.poller.goes_on();
+    CHECK(s.all_got_theirs());
+}
+
+TEST_CASE("what comes while a client is put off is not lost, and an end is seen behind it", "[reactor]") {
+    crowd s;
+    auto& last = s.actors[crowd::requests - 1];
+    for (int i = 0; i < 3; ++i) s.l.turn();
+    REQUIRE(last.text.empty());
+    s.say(crowd::requests - 1, ", and more");
+    REQUIRE(::shutdown(last.p.theirs, SHUT_WR) == 0);
+    while (s.decided("send r") < crowd::requests) s.l.turn();
+    CHECK(last.text == "for r299, and more");
+    io_result end{asio::error::would_block, 0};
+    char byte = 0;
+    [](stream& of, char& into, io_result& r) -> detached { r = co_await of.read_more(&into, 1); }(last.s, byte, end);
+    REQUIRE(s.l.until([&] { return !end.ec; }));
+    CHECK(end.n == 0);
+}
+
+TEST_CASE("who takes the place of a client that was put off and closed does not wait in its stead", "[reactor]") {
+    crowd s;
+    for (std::size_t i = 0; i < reactor::requests_a_look; ++i) s.l.poller.held_up();
+    for (int i = 0; i < 4; ++i) s.l.turn();
+    s.actors[7].s.close();
+    s.l.turn();
+    REQUIRE(s.decided("send r") == 1);  // that one's end
+    auto& next = s.actors.emplace_back(s.l, s.pool, s.diary, "a-new");
+    next.act(true, false, false);
+    s.say(s.actors.size() - 1, "for a-new");
+    s.l.turn();
+    CHECK(next.text == "for a-new");
+    CHECK(s.decided("send r") == 1);
+    for (std::size_t i = 0; i < reactor::requests_a_look; ++i) s.l.poller.goes_on();
+    while (s.decided("send r") < crowd::requests) s.l.turn();
 }
 
 TEST_CASE("an end among many descriptors is no message, and a single one waits for nobody", "[reactor]") {
