@@ -5,7 +5,8 @@
 
 A host that takes the processor away, or another process on it, does the same. What has come meanwhile is ready at once, on as many
 connections: more than there are idle upstream connections. The table has the medians of the rounds: latency from when a request was
-due (no smaller than the pause), upstream connections made, and responses that were not the upstream's. LATCHKEY_BEFORE: another build.
+due (no smaller than the pause), responses a second, upstream connections made, and responses that were not the upstream's, those of the
+warm-up among them. Without pauses (--stall 0), and at a rate that is too much, it shows how a proxy bears that. LATCHKEY_BEFORE: another build.
 """
 
 import argparse
@@ -22,7 +23,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from peers import HERE, LOAD_CPU, MACHINE, Bench, run
 
 BETWEEN_S = 0.25
-COLUMNS = ("p50_us", "p99_us", "p999_us", "made", "wrong_status", "cpu_us")
+COLUMNS = ("p50_us", "p99_us", "p999_us", "per_second", "made", "wrong_status", "cpu_us")
+
+
+def worst(column):
+    return min if column == "per_second" else max
 
 
 class Pauses:
@@ -56,7 +61,7 @@ class Pauses:
 def sample(bench, proxy, args):
     pids = proxy.process.pids()
     words = f"mode=open rate={args.rate} connections={args.connections} body=1024 keys={bench.keys_file} port={proxy.port}"
-    with Pauses(pids, args.stall / 1000):
+    with Pauses(pids, args.stall / 1000) if args.stall else contextlib.nullcontext():
         said = bench.load.job(f"{words} warm=1 seconds=2 pids={','.join(map(str, pids))}")
     return said | {"made": said["upstream"]["connections"], "cpu_us": said["cpu_ns"] / 1000 / max(1, said["completed"])}
 
@@ -78,10 +83,12 @@ def main():
         for turn in range(args.rounds):
             for proxy in bench.proxies if turn % 2 == 0 else reversed(bench.proxies):
                 taken[proxy.name].append(sample(bench, proxy, args))
-    print(f"{args.rate:,}/s from {args.connections:,} connections, stopped for {args.stall:g} ms four times a second; medians of {args.rounds} rounds of 2 s")
+    pauses = f"stopped for {args.stall:g} ms four times a second" if args.stall else "without pauses"
+    print(f"{args.rate:,}/s from {args.connections:,} connections, {pauses}; medians (and the worst) of {args.rounds} rounds of 2 s")
     print(f"{'':10}" + "".join(f"{c:>14}" for c in COLUMNS))
     for name, samples in taken.items():
         print(f"{name:10}" + "".join(f"{statistics.median(s[c] for s in samples):14,.0f}" for c in COLUMNS))
+        print(f"{'':10}" + "".join(f"{f'({worst(c)(s[c] for s in samples):,.0f})':>14}" for c in COLUMNS))
     return 0
 
 

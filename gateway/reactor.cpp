@@ -2,6 +2,7 @@
 
 #include <sys/epoll.h>
 
+#include <algorithm>
 #include <boost/asio/detail/scheduler_thread_info.hpp>
 #include <boost/asio/detail/thread_context.hpp>
 #include <cassert>
@@ -145,12 +146,13 @@ void reactor::put_off(queue& found) noexcept {
     queue now;
     while (operation* const o = found.front()) {
         found.pop();
-        if ((events::of(*o) & of_client) != 0)
+        if ((events::of(*o) & (of_client | EPOLLOUT)) == of_client)  // (who waited to write goes on)
             put_off_.push(o);
         else
             now.push(o);
     }
-    for (std::size_t n = held_up_; n < requests_a_look && !put_off_.empty(); ++n) now.push(put_off_.pop());
+    std::size_t const most = requests_a_look - std::min(held_up_, requests_a_look - requests_a_look_min);
+    for (std::size_t n = 0; n < most && !put_off_.empty(); ++n) now.push(put_off_.pop());
     found.push(now);
 }
 

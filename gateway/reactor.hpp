@@ -9,7 +9,7 @@
 //
 // Where more is ready than a look shows, the kernel shows it in the order in which it became ready: the answer to a request
 // behind the requests of all other clients. All would be read before one is served, and what was read would have left the caches
-// when its turn comes. So then requests are put off, unread, and a few are taken on after each look, behind the answers; none
+// when its turn comes. So then requests are put off, unread, and some are taken on after each look, behind the answers; few
 // while those before them find no upstream connection.
 //
 // A message that waits for its step is like any operation on its way through Asio's queue: pending to whoever asks, past being
@@ -93,8 +93,10 @@ class reactor final : public asio::detail::epoll_reactor {
     // for which the loop does not sleep.
     void after_look(waiting& w) noexcept;
     void forget(waiting& w) noexcept;  // who is to go on after a look, or is not
-    // So many of those put off are taken on after a look, less those that are held up.
+    // So many of those put off are taken on after a look, less those that are held up; but some always, for those held up may be
+    // of one api, or of clients that send many at once.
     static constexpr std::size_t requests_a_look = 64;
+    static constexpr std::size_t requests_a_look_min = 8;
     // A request that was read can go no further before answers have come; or now it can.
     void held_up() noexcept { ++held_up_; }
     void goes_on() noexcept { --held_up_; }

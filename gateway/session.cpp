@@ -632,9 +632,11 @@ void session::sweep(std::int64_t now_ns) noexcept {
 }
 
 void session::end_if_idle() noexcept {
-    if (!idle_ || peek(client_.descriptor()).n != 0) return;  // a request that came is served, though nobody has read it
-    client_.cancel_read();
-    client_.cancel_write();  // a handshake can wait for that, too
+    if (!idle_) return;
+    std::int64_t const now = steady_ns();
+    client_.read_until(now);
+    client_.write_until(now);  // a handshake can wait for that, too
+    client_.expire(now);       // a request that has come is served
 }
 
 void session::end_now() noexcept {

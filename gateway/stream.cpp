@@ -388,7 +388,7 @@ void stream::finish_read(read_op& o) {
 // The wait was ended by a nudge: its try is made up for. False: there was nothing after all, and it waits on.
 bool stream::look_again() noexcept {
     nudged_ = false;
-    if ((read_expired_ && !gathering_) || read_.watch || descriptor_ < 0) return true;
+    if ((read_expired_ && !gathering_ && !read_.pool) || read_.watch || descriptor_ < 0) return true;
     read_.ec_ = {};
     if (perform_read(&read_) != status::not_done) return true;
     if (read_expired_) {
@@ -496,7 +496,7 @@ bool stream::expire(std::int64_t now_ns) noexcept {
     if (read_late) {
         cancel_read();
         read_expired_ = true;
-        nudged_ = gathering_;
+        nudged_ = gathering_ || read_.pool;
     }
     if (write_late) {
         write_expired_ = true;

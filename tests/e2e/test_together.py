@@ -5,14 +5,17 @@ import contextlib
 import os
 import signal
 import threading
+import time
 
 import pytest
 
 from conftest import fixture_of
-from harness import Broken, problem, request_bytes, served, told_fields, unique, wait_until
+from harness import SLOW, Broken, problem, request_bytes, served, told_fields, unique, wait_until
 from upstream import describe
 
+IDLE_S = 2 * SLOW
 alone = fixture_of(workers=1)
+impatient = fixture_of({"client": {"idle": f"{int(1000 * IDLE_S)}ms"}}, workers=1)
 EACH = 6  # clients of each kind
 
 
@@ -252,3 +255,18 @@ def test_a_drain_serves_those_whose_requests_nobody_has_read(alone, keys, client
         c.end()
     assert alone.wait() == 0
     alone.start()
+
+
+def test_a_request_that_came_in_time_is_served_though_nobody_has_read_it_by_then(impatient, upstream):
+    """The gateway stands still until its clients' idle time is over, and then cannot read all of them before it looks at the clock."""
+    key = impatient.create_key("impatient")["key"]
+    with contextlib.ExitStack() as all_of_them:
+        made = [all_of_them.enter_context(impatient.client()) for _ in range(400)]
+        for c in made:
+            served(c.get("/warm", key))
+        with stopped(impatient):
+            for c in made:
+                c.send(request_bytes("GET", "/in-time", key))
+            time.sleep(IDLE_S * 1.2)
+        for c in made:
+            assert served(c.response())["target"] == "/in-time"

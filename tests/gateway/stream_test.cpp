@@ -301,6 +301,28 @@ TEST_CASE("a read that waits ends with timed_out at its deadline, not before, an
     CHECK(f.got.text == "on");
 }
 
+TEST_CASE("what has come when a message's deadline is over is taken, though the loop has not seen it") {
+    fixture f;
+    f.s.read_until(1000);
+    read_next(f.s, f.pool, f.into, f.got);
+    f.l.turn();
+    say(f.p.theirs, "in time");
+    CHECK(f.s.expire(1000));
+    REQUIRE(f.l.until([&] { return f.got.done; }));
+    CHECK_FALSE(f.got.ec);
+    CHECK(f.got.text == "in time");
+
+    f.got = {};
+    f.into.reset();
+    f.s.read_until(0);
+    read_next(f.s, f.pool, f.into, f.got);
+    f.l.turn();
+    say(f.p.theirs, "not asked for any more");
+    f.s.cancel_read();
+    REQUIRE(f.l.until([&] { return f.got.done; }));
+    CHECK(f.got.ec == asio::error::operation_aborted);
+}
+
 TEST_CASE("closing and cancelling end a wait, later, from the loop") {
     fixture f;
     read_next(f.s, f.pool, f.into, f.got);
