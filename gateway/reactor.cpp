@@ -146,7 +146,7 @@ void reactor::put_off(queue& found) noexcept {
     queue now;
     while (operation* const o = found.front()) {
         found.pop();
-        if ((events::of(*o) & (of_client | EPOLLOUT)) == of_client)  // (who waited to write goes on)
+        if ((events::of(*o) & of_client) != 0)
             put_off_.push(o);
         else
             now.push(o);

@@ -97,6 +97,8 @@ class reactor final : public asio::detail::epoll_reactor {
     // of one api, or of clients that send many at once.
     static constexpr std::size_t requests_a_look = 64;
     static constexpr std::size_t requests_a_look_min = 8;
+    // Whether something was found of it that has not been served yet.
+    bool has_put_off(per_descriptor_data d) const noexcept { return put_off_.has(d); }
     // A request that was read can go no further before answers have come; or now it can.
     void held_up() noexcept { ++held_up_; }
     void goes_on() noexcept { --held_up_; }

@@ -133,6 +133,7 @@ detached session::run() {
 
 // The TLS handshake, before one deadline however its bytes drip (fault T2). False: there is no connection to go on with.
 task<bool> session::shake_hands() {
+    shaking_hands_ = true;
     std::int64_t const until = last_ns_ + ns(w_.shared().settings.client.tls_handshake);
     client_.read_until(until);
     client_.write_until(until);
@@ -143,6 +144,7 @@ task<bool> session::shake_hands() {
         ec = co_await client_.writable();
     } while (!ec);
     last_ns_ = steady_ns();
+    shaking_hands_ = false;
     if (!client_.is_open()) co_return false;  // it was ended meanwhile
     tls_session const* const tls = client_.tls();
     if (!ec) {
@@ -611,6 +613,7 @@ task<bool> session::turn_away(refusal why, std::uint64_t seen) {
 }
 
 void session::sweep(std::int64_t now_ns) noexcept {
+    if (w_.draining() && !w_.patient()) end_if_idle();
     bool const in_head = current_ && !current_->in_flight;  // it holds a buffer, for nothing yet
     if (in_head && w_.memory_short() && now_ns - current_->began_ns > hurried_head_ns) {
         current_->head_late = true;
@@ -634,9 +637,12 @@ void session::sweep(std::int64_t now_ns) noexcept {
 void session::end_if_idle() noexcept {
     if (!idle_) return;
     std::int64_t const now = steady_ns();
+    // A request that has come is served in its turn. (All read at once could be more than the limits allow.) The sweep looks
+    // again, for it may be no whole one.
+    if (!shaking_hands_ && !client_.gathering() && peek(client_.descriptor()).n != 0) return w_.unswept_until(*this, 0);
     client_.read_until(now);
     client_.write_until(now);  // a handshake can wait for that, too
-    client_.expire(now);       // a request that has come is served
+    client_.expire(now);
 }
 
 void session::end_now() noexcept {
