@@ -10,7 +10,7 @@ process; the gateway runs on CPU 0, load generator and upstream on CPU 1.
 A gateway that sleeps between requests pays for being woken, more than for the request. So either both sides are saturated by 64
 connections, where sleep is rare and a difference shows undiluted, or both get one rate (Poisson).
   connections  1 beside 64 at one rate, since one cannot saturate; 64 beside 64 with some 9,936 idle ones (held by a second generator);
-               64 beside 10,000 that are all used in turn, at one rate, and what that costs the floor. The same process each time.
+               64 beside 10,000 that are all used in turn, at two rates, and what that costs the floor. The same process each time.
   keys         of a million in the store every request draws one at random, so that each misses the processor's caches: the honest row.
                (So does the load generator on its own list, in a cache that the cores may share: that counts against us.) Beside it
                100 of the million.
@@ -72,13 +72,13 @@ GATEWAYS = {
 
 def cases(most):
     """dimension, what is compared, small side, large side; `most` connections are allowed."""
-    lap = f"mode=open rate=20000 warm={most / 20000 + 0.3:.2f}"
+    laps = {rate: f"mode=open rate={rate} warm={most / rate + 0.3:.2f}" for rate in (10000, 20000)}
     all_by_path = f"{SATURATED} spread={MANY_APIS} warm=0.6 {BY_PATH}"
     return [
         ("connections", "1 -> 64, 4,000/s", Side("plain", "mode=open rate=4000 connections=1"), Side("plain", "mode=open rate=4000 connections=64")),
         ("connections", f"64 -> 64 + {most - 64:,} idle, saturated", Side("plain", SATURATED), Side("plain", SATURATED, most - 64)),
-        ("connections", f"64 -> {most:,} in turn, 20,000/s", Side("plain", f"{lap} connections=64"), Side("plain", f"{lap} connections={most}")),
-        ("connections", f"floor: 64 -> {most:,} in turn", Side("floor-64", f"{lap} connections=64"), Side("floor-64", f"{lap} connections={most}")),
+        *(("connections", f"{what}64 -> {most:,} in turn, {rate:,}/s", Side(who, f"{lap} connections=64"), Side(who, f"{lap} connections={most}"))
+          for rate, lap in laps.items() for what, who in (("", "plain"), ("floor: ", "floor-64"))),
         ("keys", "1 -> 100,000, saturated", Side("keys-1", SATURATED), Side("keys-100k", SATURATED)),
         ("keys", "1 -> 1,000,000, saturated", Side("keys-1", SATURATED), Side("keys-1m", SATURATED)),
         ("keys", "1 -> 1,000,000, 100 used, saturated", Side("keys-1", SATURATED), Side("keys-1m", SATURATED + " keys={some}")),
