@@ -133,7 +133,6 @@ detached session::run() {
 
 // The TLS handshake, before one deadline however its bytes drip (fault T2). False: there is no connection to go on with.
 task<bool> session::shake_hands() {
-    shaking_hands_ = true;
     std::int64_t const until = last_ns_ + ns(w_.shared().settings.client.tls_handshake);
     client_.read_until(until);
     client_.write_until(until);
@@ -144,7 +143,6 @@ task<bool> session::shake_hands() {
         ec = co_await client_.writable();
     } while (!ec);
     last_ns_ = steady_ns();
-    shaking_hands_ = false;
     if (!client_.is_open()) co_return false;  // it was ended meanwhile
     tls_session const* const tls = client_.tls();
     if (!ec) {
@@ -636,13 +634,12 @@ void session::sweep(std::int64_t now_ns) noexcept {
 
 void session::end_if_idle() noexcept {
     if (!idle_) return;
-    std::int64_t const now = steady_ns();
     // A request that has come is served in its turn. (All read at once could be more than the limits allow.) The sweep looks
     // again, for it may be no whole one.
-    if (!shaking_hands_ && !client_.gathering() && peek(client_.descriptor()).n != 0) return w_.unswept_until(*this, 0);
-    client_.read_until(now);
-    client_.write_until(now);  // a handshake can wait for that, too
-    client_.expire(now);
+    bool const can_ask = !at_.tls || (client_.tls() && client_.tls()->established());
+    if (can_ask && peek(client_.descriptor()).n != 0) return w_.unswept_until(*this, 0);
+    client_.cancel_read();
+    client_.cancel_write();  // a handshake can wait for that, too
 }
 
 void session::end_now() noexcept {

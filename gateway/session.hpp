@@ -205,7 +205,6 @@ class alignas(cache_line_bytes) session : public sweep_list::member {
     exchange* current_ = nullptr;
     std::int64_t last_ns_ = 0;  // the last event on this connection
     bool idle_ = true;
-    bool shaking_hands_ = false;  // before it is anything else
     bool trusted_ = false;
     bool linger_ = false;  // read what the client still sends before closing, so that it sees our answer (RFC 9112 section 9.6)
     bool broken_ = false;  // a response was broken off: its end must not look like one

@@ -487,10 +487,12 @@ error_code stream::connect_result() const noexcept {
 bool stream::expire(std::int64_t now_ns) noexcept {
     auto const over = [now_ns](std::int64_t deadline) { return deadline != 0 && now_ns >= deadline; };
     if (descriptor_ < 0 || (!gathering_ && !over(read_deadline_) && !over(write_deadline_))) return false;
-    if (reactor_.has_put_off(data_)) return false;  // what it waits for may be there: it is served in its turn, which comes soon
-    // (A read that waits for a write of ours, which the client does not take, is held to that one's deadline.)
-    bool const read_late =
-        read_.pending && !read_.watch && over(read_deadline_) && !(write_.pending && tls_ && tls_->read_wants_write());
+    // (A read that waits for a write of ours, which the client does not take, is held to that one's deadline. One that was put
+    // off has something to read, in its turn, and its reader looks at the clock; but a handshake does not, however its bytes
+    // drip.)
+    bool const read_late = read_.pending && !read_.watch && over(read_deadline_) &&
+                           !(write_.pending && tls_ && tls_->read_wants_write()) &&
+                           (read_.handshake || !reactor_.has_put_off(data_));
     bool const write_late = write_.pending && over(write_deadline_);
     if (gathering_ && !read_late) look_in_ > 1 ? void(--look_in_) : nudge();
     if (!read_late && !write_late) return false;

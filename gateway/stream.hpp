@@ -142,8 +142,8 @@ class stream {
     error_code connect_result() const noexcept;
 
     // --- deadlines, on steady_ns(); 0: none. The worker's sweep calls expire(); an expired wait ends with timed_out, but a
-    // read_next() takes what has come by then: the loop may not have got round to it. Nothing expires that the reactor has put
-    // off.
+    // read_next() takes what has come by then: the loop may not have got round to it. A read that the reactor has put off does
+    // not end before it was served, save a handshake's.
     void read_until(std::int64_t ns) noexcept { read_deadline_ = ns; }
     void write_until(std::int64_t ns) noexcept { write_deadline_ = ns; }
     bool expire(std::int64_t now_ns) noexcept;

@@ -37,6 +37,7 @@ class tls_session {
     // One step. `plain`: what came is no TLS but looks like a request line. `failed`: the client has been told by an alert, as
     // far as it could be. `done`: the rest may be called.
     progress handshake() noexcept;
+    bool established() const noexcept { return established_; }  // handshake() was `done`
     bool resumed() const noexcept;
 
     // As much as is there and fits. n == 0 without error: end of stream (close_notify, or the connection's end). would_block

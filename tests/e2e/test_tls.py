@@ -6,6 +6,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -462,6 +463,30 @@ def test_P2_a_drain_lets_running_requests_end_and_closes_the_others(up, certific
             assert r.body == b"done" and r.fields.get("connection") == "close" and busy.end() == "fin"
         assert g.wait() == 0
         assert g.record(rid)["outcome"] == "served"
+    finally:
+        if g.alive:
+            g.kill()
+
+
+def test_P2_a_drain_does_not_wait_for_bytes_that_are_no_request(up, certificates):
+    """A handshake that drips (so that the kernel gathers it, unread), and a part of a record on a connection that waits."""
+    minute = {"drain": ms(60_000), "client": {"tls_handshake": ms(60_000), "head": ms(60_000), "idle": ms(60_000)}}
+    g = Gateway(up, tls_settings(*certificates, **minute), workers=1).start()
+    try:
+        key = g.create_key()["key"]
+        with g.tls_client() as parted, RawClient(g.tls_address) as dripping:
+            alive_after(parted, key)
+            hello = client_hello()
+            for n in range(24):
+                dripping.send(hello[n:n + 1])
+                time.sleep(0.03)  # each a part of its own
+            with socket.socket(fileno=os.dup(parted.sock.fileno())) as raw:
+                os.kill(g.pid, signal.SIGSTOP)
+                dripping.send(hello[24:25])
+                raw.send(b"\x17\x03\x03\x00\x40abc")
+                g.terminate()
+                os.kill(g.pid, signal.SIGCONT)
+            assert g.wait() == 0
     finally:
         if g.alive:
             g.kill()

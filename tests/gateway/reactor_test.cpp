@@ -268,6 +268,18 @@ TEST_CASE("what comes while a client is put off is not lost, and an end is seen 
     CHECK(end.n == 0);
 }
 
+TEST_CASE("a read that was put off does not end by its deadline before it is served", "[reactor]") {
+    crowd s;
+    for (std::size_t i = 0; i < reactor::requests_a_look; ++i) s.l.poller.held_up();
+    for (int i = 0; i < 4; ++i) s.l.turn();
+    auto& last = s.actors[crowd::requests - 1];
+    last.s.read_until(1);
+    CHECK_FALSE(last.s.expire(2));
+    for (std::size_t i = 0; i < reactor::requests_a_look; ++i) s.l.poller.goes_on();
+    while (s.decided("send r") < crowd::requests) s.l.turn();
+    CHECK(s.all_got_theirs());
+}
+
 TEST_CASE("who takes the place of a client that was put off and closed does not wait in its stead", "[reactor]") {
     crowd s;
     for (std::size_t i = 0; i < reactor::requests_a_look; ++i) s.l.poller.held_up();
