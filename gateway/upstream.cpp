@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "base/log.hpp"
+#include "gateway/congestion_control.hpp"
 #include "gateway/tcp_acked.hpp"
 
 namespace latchkey::gateway {
@@ -31,6 +32,7 @@ int start_connect(tcp_endpoint const& to) noexcept {
     if (fd < 0) return -1;
     int const on = 1;
     ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    choose_congestion_control(fd, to.address());
     if (::connect(fd, to.data(), static_cast<socklen_t>(to.size())) == 0 || errno == EINPROGRESS) return fd;
     int const e = errno;
     ::close(fd);

@@ -22,6 +22,7 @@
 #include "base/clock.hpp"
 #include "base/ids.hpp"
 #include "base/log.hpp"
+#include "gateway/congestion_control.hpp"
 #include "gateway/scan.hpp"
 #include "gateway/text.hpp"
 
@@ -226,12 +227,13 @@ worker::~worker() {
 
 void worker::listen(int descriptor, std::uint16_t port, bool tls) {
     auto a = std::make_unique<acceptor>(io_);
-    sockaddr_storage bound{};
-    socklen_t size = sizeof bound;
-    ::getsockname(descriptor, reinterpret_cast<sockaddr*>(&bound), &size);
-    a->socket.assign(bound.ss_family == AF_INET6 ? asio::ip::tcp::v6() : asio::ip::tcp::v4(), descriptor);
+    tcp_endpoint bound;
+    auto size = static_cast<socklen_t>(bound.capacity());
+    ::getsockname(descriptor, bound.data(), &size);
+    a->socket.assign(bound.protocol(), descriptor);
     a->socket.non_blocking(true);
-    a->address = {port, std::to_string(port), tls};
+    choose_congestion_control(descriptor, bound.address());
+    a->address = {port, std::to_string(port), tls, bound.address().is_loopback()};
     acceptors_.push_back(std::move(a));
 }
 
@@ -364,6 +366,7 @@ void worker::adopt(int descriptor, listener_address const& at) {
         counts_.shed.add();
         return;
     }
+    if (!at.loopback) choose_congestion_control(descriptor, address);  // or it was inherited
     auto* const s = new (std::nothrow) session(*this, bytes, text.data(), shared_.trusts(address), at);
     if (!s || s->open(descriptor, steady_ns()) || !sessions_.add(*s)) {
         if (!s) ::close(descriptor);

@@ -78,7 +78,8 @@ struct common {
 struct listener_address {
     std::uint16_t port = 0;
     std::string port_text;
-    bool tls = false;  // clients speak TLS there
+    bool tls = false;       // clients speak TLS there
+    bool loopback = false;  // clients are on this host
 };
 
 class worker {
