@@ -181,8 +181,8 @@ class worker {
     void go_on();
     void accept_some(acceptor&);
     void rest(acceptor&);
-    void adopt(int descriptor, listener_address const&);
-    void adopt_or_close(int descriptor, listener_address const&) noexcept;
+    void adopt(int descriptor, tcp_endpoint const& client, listener_address const&);
+    void adopt_or_close(int descriptor, tcp_endpoint const& client, listener_address const&) noexcept;
     bool shed_one(acceptor&);
     void wait_for_sweep();
     void sweep();
