@@ -120,12 +120,6 @@ void ask_for_short_slices() noexcept {
     ::syscall(SYS_sched_setattr, 0, &a, 0U);
 }
 
-// As accept4(), which says for nothing who it is.
-int accept_from(int listener, tcp_endpoint& client) noexcept {
-    auto size = static_cast<socklen_t>(client.capacity());
-    return ::accept4(listener, client.data(), &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
-}
-
 int open_reserve() noexcept { return ::open("/dev/null", O_RDONLY | O_CLOEXEC); }
 
 }  // namespace
@@ -288,10 +282,9 @@ void worker::accept_some(acceptor& a) {
         if (memory_full()) return rest(a);  // clients wait in the kernel's queue until there is room
         int const listener = a.socket.native_handle();
         for (unsigned i = 0; i < accepts_per_turn; ++i) {
-            tcp_endpoint client;
-            int const fd = accept_from(listener, client);
+            int const fd = ::accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
             if (fd >= 0) {
-                adopt_or_close(fd, client, a.address);
+                adopt_or_close(fd, a.address);
                 continue;
             }
             if (errno == EINTR || errno == ECONNABORTED) continue;
@@ -335,22 +328,39 @@ void worker::rest(acceptor& a) {
     a.waiting = true;
 }
 
-void worker::adopt_or_close(int descriptor, tcp_endpoint const& client, listener_address const& at) noexcept {
+void worker::adopt_or_close(int descriptor, listener_address const& at) noexcept {
     try {
-        adopt(descriptor, client, at);
+        adopt(descriptor, at);
     } catch (std::exception const& e) {  // out of memory: this client is lost, the others are not
         log::error("accept", "a connection was closed: {}", e.what());
     }
 }
 
-void worker::adopt(int descriptor, tcp_endpoint const& client, listener_address const& at) {
-    auto const from = client.address();
-    auto const v6 = from.is_v4() ? asio::ip::make_address_v6(asio::ip::v4_mapped, from.to_v4()) : from.to_v6();
-    bool const is_v4 = v6.is_v4_mapped();
-    ip_address const address = is_v4 ? ip_address(asio::ip::make_address_v4(asio::ip::v4_mapped, v6)) : ip_address(v6);
-    address_bytes const bytes = v6.to_bytes();
+void worker::adopt(int descriptor, listener_address const& at) {
+    sockaddr_storage peer{};
+    socklen_t size = sizeof peer;
+    address_bytes bytes{};
     std::array<char, 46> text{};
-    ::inet_ntop(is_v4 ? AF_INET : AF_INET6, bytes.data() + (is_v4 ? 12 : 0), text.data(), text.size());
+    ip_address address;
+    if (::getpeername(descriptor, reinterpret_cast<sockaddr*>(&peer), &size) != 0) {
+        ::close(descriptor);  // gone already
+        return;
+    }
+    if (peer.ss_family == AF_INET) {
+        auto const& v4 = reinterpret_cast<sockaddr_in const&>(peer);
+        bytes[10] = bytes[11] = 0xff;
+        std::memcpy(bytes.data() + 12, &v4.sin_addr, 4);
+        ::inet_ntop(AF_INET, &v4.sin_addr, text.data(), text.size());
+        address = asio::ip::address_v4(ntohl(v4.sin_addr.s_addr));
+    } else {
+        auto const& v6 = reinterpret_cast<sockaddr_in6 const&>(peer);
+        std::memcpy(bytes.data(), &v6.sin6_addr, 16);
+        asio::ip::address_v6::bytes_type raw{};
+        std::memcpy(raw.data(), bytes.data(), 16);
+        address = asio::ip::address_v6(raw);
+        if (IN6_IS_ADDR_V4MAPPED(&v6.sin6_addr)) address = asio::ip::make_address_v4(asio::ip::v4_mapped, address.to_v6());
+        ::inet_ntop(address.is_v4() ? AF_INET : AF_INET6, bytes.data() + (address.is_v4() ? 12 : 0), text.data(), text.size());
+    }
     if (!shared_.connections.enter(bytes, shared_.counts(bytes))) {
         ::close(descriptor);
         counts_.shed.add();
@@ -454,10 +464,9 @@ void worker::hand_over(std::vector<int> const& last, std::chrono::milliseconds p
         if (failed) continue;
         if (std::find(last.begin(), last.end(), fd) != last.end())
             for (unsigned n = 0; n < last_accepts_max; ++n) {
-                tcp_endpoint client;
-                int const last_one = accept_from(fd, client);
-                if (last_one < 0) break;
-                adopt_or_close(last_one, client, a->address);
+                int const client = ::accept4(fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+                if (client < 0) break;
+                adopt_or_close(client, a->address);
             }
         ::close(fd);
     }

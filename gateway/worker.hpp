@@ -79,7 +79,7 @@ struct listener_address {
     std::uint16_t port = 0;
     std::string port_text;
     bool tls = false;       // clients speak TLS there
-    bool loopback = false;  // clients are on this host
+    bool loopback = false;  // bound to a loopback address: clients are on this host
 };
 
 class worker {
@@ -181,8 +181,8 @@ class worker {
     void go_on();
     void accept_some(acceptor&);
     void rest(acceptor&);
-    void adopt(int descriptor, tcp_endpoint const& client, listener_address const&);
-    void adopt_or_close(int descriptor, tcp_endpoint const& client, listener_address const&) noexcept;
+    void adopt(int descriptor, listener_address const&);
+    void adopt_or_close(int descriptor, listener_address const&) noexcept;
     bool shed_one(acceptor&);
     void wait_for_sweep();
     void sweep();
