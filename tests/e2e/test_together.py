@@ -270,3 +270,19 @@ def test_a_request_that_came_in_time_is_served_though_nobody_has_read_it_by_then
             time.sleep(IDLE_S * 1.2)
         for c in made:
             assert served(c.response())["target"] == "/in-time"
+
+
+def test_a_client_that_reset_before_it_was_accepted_is_not_served(alone, upstream):
+    """What it had sent stays in the kernel, behind its reset."""
+    path, key = "/" + unique("gone"), alone.create_key("before it was accepted")["key"]
+    with stopped(alone):
+        for number in range(20):
+            c = alone.client()
+            c.send(request_bytes("POST", f"{path}-{number}", key, body=b"body"))
+            c.reset()
+        last = alone.client()
+        last.send(request_bytes("POST", path, key, body=b"body"))
+    assert served(last.response())["target"] == path
+    last.close()
+    with upstream.changed:
+        assert [r.path for r in upstream.requests if r.path.startswith(path)] == [path]
