@@ -106,11 +106,9 @@ class remote final : public key_access {
     }
     keystore::import_report import(std::string csv) override {
         auto const said = got(importer_.call(verb::post, "/v1/keys/import", std::move(csv), "text/csv"));
-        auto const count = [&said](std::string_view name) -> std::size_t {
-            auto const* const n = said.as_object().if_contains(name);  // a gateway of before 2026-11-29 does not say "revoked"
-            return n ? n->to_number<std::size_t>() : 0;
-        };
-        return {count("imported"), count("unchanged"), count("revoked")};
+        auto const* const revoked = said.as_object().if_contains("revoked");  // a gateway of before 2026-11-29 does not say
+        return {said.at("imported").to_number<std::size_t>(), said.at("unchanged").to_number<std::size_t>(),
+                revoked ? revoked->to_number<std::size_t>() : 0};
     }
     void each(std::function<bool(keystore::key_row const&)> const& visit) override {
         for (std::string after;;) {

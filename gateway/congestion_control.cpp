@@ -7,10 +7,19 @@
 #include <string_view>
 
 namespace latchkey::gateway {
+namespace {
+
+bool within_host(ip_address const& peer) noexcept {
+    if (peer.is_v6() && peer.to_v6().is_v4_mapped())
+        return asio::ip::make_address_v4(asio::ip::v4_mapped, peer.to_v6()).is_loopback();
+    return peer.is_loopback();
+}
+
+}  // namespace
 
 void choose_congestion_control(int descriptor, ip_address const& peer) noexcept {
     constexpr std::string_view plain = "reno";
-    if (peer.is_loopback()) ::setsockopt(descriptor, IPPROTO_TCP, TCP_CONGESTION, plain.data(), plain.size());
+    if (within_host(peer)) ::setsockopt(descriptor, IPPROTO_TCP, TCP_CONGESTION, plain.data(), plain.size());
 }
 
 }  // namespace latchkey::gateway

@@ -488,8 +488,8 @@ bool stream::expire(std::int64_t now_ns) noexcept {
     auto const over = [now_ns](std::int64_t deadline) { return deadline != 0 && now_ns >= deadline; };
     if (descriptor_ < 0 || (!gathering_ && !over(read_deadline_) && !over(write_deadline_))) return false;
     // (A read that waits for a write of ours, which the client does not take, is held to that one's deadline. One that was put
-    // off has something to read, in its turn, and its reader looks at the clock; but a handshake does not, however its bytes
-    // drip.)
+    // off has something to read, in its turn, and its reader looks at the clock (of a TLS record once that is whole); but a
+    // handshake does not, however its bytes drip.)
     bool const read_late = read_.pending && !read_.watch && over(read_deadline_) &&
                            !(write_.pending && tls_ && tls_->read_wants_write()) &&
                            (read_.handshake || !reactor_.has_put_off(data_));

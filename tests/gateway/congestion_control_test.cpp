@@ -35,28 +35,21 @@ std::string chosen_for(char const* peer) {
     return control_of(s.descriptor);
 }
 
-// Of this process's connections those whose own port this is: what the gateway accepted there.
-std::vector<std::string> controls_at(std::uint16_t port) {
-    std::vector<std::string> found;
-    for (int fd = 0; fd < 1024; ++fd) {
-        sockaddr_in own{};
-        sockaddr_in peer{};
-        socklen_t size = sizeof own;
-        if (::getsockname(fd, reinterpret_cast<sockaddr*>(&own), &size) != 0 || ntohs(own.sin_port) != port) continue;
-        if (::getpeername(fd, reinterpret_cast<sockaddr*>(&peer), &size) == 0) found.push_back(control_of(fd));
-    }
-    return found;
+using end_of = int (*)(int, sockaddr*, socklen_t*);
+
+// 0 where it is no IPv4 socket, or has no such end.
+std::uint16_t port_at(end_of end, int descriptor) {
+    sockaddr_storage a{};
+    socklen_t size = sizeof a;
+    if (end(descriptor, reinterpret_cast<sockaddr*>(&a), &size) != 0 || a.ss_family != AF_INET) return 0;
+    return ntohs(reinterpret_cast<sockaddr_in const&>(a).sin_port);
 }
 
-// And those that lead there.
-std::vector<std::string> controls_to(std::uint16_t port) {
+// Of this process's connections that have this port at that end.
+std::vector<std::string> controls_of(end_of end, std::uint16_t port) {
     std::vector<std::string> found;
-    for (int fd = 0; fd < 1024; ++fd) {
-        sockaddr_in peer{};
-        socklen_t size = sizeof peer;
-        if (::getpeername(fd, reinterpret_cast<sockaddr*>(&peer), &size) == 0 && ntohs(peer.sin_port) == port)
-            found.push_back(control_of(fd));
-    }
+    for (int fd = 0; fd < 1024; ++fd)
+        if (port_at(::getpeername, fd) != 0 && port_at(end, fd) == port) found.push_back(control_of(fd));
     return found;
 }
 
@@ -65,25 +58,20 @@ std::vector<std::string> controls_to(std::uint16_t port) {
 TEST_CASE("a connection within the host has the plain congestion control, another the system's") {
     std::string const usual = control_of(tcp_socket(AF_INET).descriptor);
     REQUIRE_FALSE(usual.empty());
-    for (char const* peer : {"127.0.0.1", "127.255.0.7", "::1"}) CHECK(chosen_for(peer) == "reno");
-    for (char const* peer : {"10.0.0.1", "0.0.0.0", "128.0.0.1", "::", "2001:db8::1"}) CHECK(chosen_for(peer) == usual);
+    if (usual == "reno") WARN("the system's is the plain one: this test tells nothing here");
+    for (char const* peer : {"127.0.0.1", "127.255.0.7", "::1", "::ffff:127.0.0.1"}) CHECK(chosen_for(peer) == "reno");
+    for (char const* peer : {"10.0.0.1", "0.0.0.0", "128.0.0.1", "::", "2001:db8::1", "::ffff:10.0.0.1"})
+        CHECK(chosen_for(peer) == usual);
 }
 
-TEST_CASE("a descriptor that is no TCP socket is left alone") {
-    choose_congestion_control(-1, asio::ip::address_v4::loopback());
-    std::array<int, 2> pipe{};
-    REQUIRE(::pipe(pipe.data()) == 0);
-    choose_congestion_control(pipe[0], asio::ip::address_v4::loopback());
-    for (int const fd : pipe) ::close(fd);
-}
-
+// (And one that has run bbr is not as free of pacing as one that never had it; the name does not tell.)
 TEST_CASE("clients and upstreams on this host have it, whatever address the gateway listens at") {
     for (char const* host : {"127.0.0.1", "0.0.0.0"}) {
         world w([&](conf::settings& s) { s.listen = {{host, 0}}; });
         wire client = wire::to(w.port);
         client.send(w.request());
         REQUIRE_FALSE(client.message().empty());
-        CHECK(controls_at(w.port) == std::vector<std::string>{"reno"});
-        CHECK(controls_to(w.behind.port()) == std::vector<std::string>{"reno"});
+        CHECK(controls_of(::getsockname, w.port) == std::vector<std::string>{"reno"});
+        CHECK(controls_of(::getpeername, w.behind.port()) == std::vector<std::string>{"reno"});
     }
 }

@@ -8,6 +8,7 @@
 
 #include "gateway/task.hpp"
 #include "tests/gateway/loop.hpp"
+#include "tests/gateway/tls_fixture.hpp"
 
 using namespace latchkey;
 using namespace latchkey::gateway;
@@ -278,6 +279,37 @@ TEST_CASE("a read that was put off does not end by its deadline before it is ser
     for (std::size_t i = 0; i < reactor::requests_a_look; ++i) s.l.poller.goes_on();
     while (s.decided("send r") < crowd::requests) s.l.turn();
     CHECK(s.all_got_theirs());
+}
+
+TEST_CASE("a handshake that was put off keeps its deadline, and so does a write of who was", "[reactor]") {
+    crowd s;
+    for (std::size_t i = 0; i < reactor::requests_a_look; ++i) s.l.poller.held_up();
+    auto& last = s.actors[crowd::requests - 1];
+    std::string const much(1U << 20U, 'x');
+    while (!last.s.write_now(much.data(), much.size()).ec) {
+    }
+    error_code written;
+    [](stream& of, error_code& ec) -> detached { ec = co_await of.writable(); }(last.s, written);
+    tls::fixture const any;
+    pair p;
+    stream shaking(s.l.poller);
+    REQUIRE_FALSE(shaking.open(p.ours, reactor::message::request));
+    tls::seen shaken;
+    tls::shake(shaking, *any.rules, shaken);
+    REQUIRE(::send(p.theirs, "\x16\x03\x01", 3, MSG_NOSIGNAL) == 3);  // a record's first bytes
+    for (int i = 0; i < 6; ++i) s.l.turn();
+    shaking.read_until(1);
+    last.s.read_until(1);
+    last.s.write_until(1);
+    CHECK(shaking.expire(2));
+    CHECK(last.s.expire(2));
+    for (std::size_t i = 0; i < reactor::requests_a_look; ++i) s.l.poller.goes_on();
+    while (s.decided("send r") < crowd::requests) s.l.turn();
+    CHECK(shaken.done);
+    CHECK(shaken.ec == asio::error::timed_out);
+    CHECK(written == asio::error::timed_out);
+    CHECK(s.all_got_theirs());
+    shaking.close();
 }
 
 TEST_CASE("who takes the place of a client that was put off and closed does not wait in its stead", "[reactor]") {
