@@ -10,6 +10,7 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <filesystem>
+#include <limits>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -32,9 +33,12 @@
 // but whoever has had more than his share when he wakes up waits all the same, and nobody looks again before the next tick. So a
 // pass goes in small steps with pauses between them, in which the worker has the processor; sealing a block and writing it do,
 // too. That leaves the flusher a fifth of the time, enough for 200,000 records a second where one takes a microsecond. The steps
-// are short (calm), or longer (brisk) where many records come, for a gateway that busy has no time to give away. Nobody waits for
-// pauses: they are left out while somebody is in flush() or stop(), and while a ring is half full. Retention waits in its turn:
-// for rings that fill, and for whoever waits; what it left is done a beat later.
+// are short (calm), or longer (brisk) where many records come, for a gateway that busy has no time to give away. Within a short
+// step the flusher offers the processor to whoever woke up meanwhile (sched_yield; from Linux 6.18 on the kernel takes it for
+// what is left of the flusher's slice, so a busy worker takes more than it is owed: brisk steps and rings that fill know no such
+// courtesy, or records would be lost). Nobody waits for pauses: they are left out while somebody is in flush() or stop(), and
+// while a ring is half full. Retention waits in its turn: for rings that fill, and for whoever waits; what it left is done a beat
+// later.
 //
 // What a pass needs (journal, packer, positions) is guarded by `work`, so that flush() makes a pass on the caller's thread and
 // no hand-shake with the flusher is needed. state() takes only `status_guard`, which is never held during a pass.
@@ -47,17 +51,19 @@ using std::chrono::steady_clock;
 
 namespace {
 
+constexpr auto never = std::numeric_limits<std::int64_t>::max();
 constexpr long tmpfs_magic = 0x01021994;
 constexpr double early_fill = 0.25;
 constexpr double brisk_fill = 0.375;
 constexpr double late_fill = 0.5;
 // Short steps delay a request less, and cost more: by their pauses, and by what each finds no longer in the caches.
 struct pace {
-    std::int64_t step_ns;
+    std::int64_t step_ns;  // of its own work
     std::chrono::microseconds pause;
+    std::int64_t offer_ns;  // after so much of it, others may go first
 };
-constexpr pace calm{100'000, std::chrono::microseconds(400)};
-constexpr pace brisk{250'000, std::chrono::microseconds(1000)};
+constexpr pace calm{100'000, std::chrono::microseconds(400), 20'000};
+constexpr pace brisk{250'000, std::chrono::microseconds(1000), never};
 constexpr double brisk_per_second = 32'000;  // records since the pass before
 constexpr milliseconds retry_pause{1000};
 constexpr std::chrono::minutes retention_pause{10};  // once nothing is left to remove; and how often it is said meanwhile
@@ -143,6 +149,7 @@ struct recorder::impl {
     steady_clock::time_point next_outlived_line{};
     std::atomic<bool> retention_left{false};  // it has more to remove
     std::int64_t step_began = 0;
+    std::int64_t offered = 0;  // when it last stood back, or offered to
     pace steps = calm;
     std::int64_t last_pass = steady_ns();
     std::uint64_t appended_by_then = 0;
@@ -384,26 +391,33 @@ void recorder::impl::say_outlived(steady_clock::time_point now) {
 
 result<void> recorder::impl::pass() {
     std::lock_guard const lock(work);
-    step_began = steady_ns();
+    step_began = offered = steady_ns();
     steps = pace_for(step_began);
     auto done = attempt();
     report(done);
     return done;
 }
 
-// By how many records came since the pass before.
+// By how many records came since the pass before, and how full the rings are.
 pace recorder::impl::pace_for(std::int64_t now) {
     auto const seconds = static_cast<double>(now - std::exchange(last_pass, now)) / 1e9;
     auto const by_now = appended();
     auto const came = static_cast<double>(by_now - std::exchange(appended_by_then, by_now));
-    return came > seconds * brisk_per_second ? brisk : calm;
+    return came > seconds * brisk_per_second || filling(brisk_fill) ? brisk : calm;
 }
 
 void recorder::impl::stand_back() {
-    if (steady_ns() - step_began < steps.step_ns) return;
+    auto const now = steady_ns();
+    if (now - step_began < steps.step_ns) {
+        if (now - offered < steps.offer_ns || hurried != 0) return;
+        options.offer();
+        offered = steady_ns();
+        step_began += offered - now;
+        return;
+    }
     if (filling(brisk_fill)) steps = brisk;
     if (hurried == 0 && !filling(late_fill)) options.pause(steps.pause);
-    step_began = steady_ns();
+    step_began = offered = steady_ns();
 }
 
 // Out of memory, nothing has moved: the records wait for the next pass.

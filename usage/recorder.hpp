@@ -25,6 +25,8 @@ struct recorder_options {
     std::uint32_t retention_days = 0;
     // How the flusher stands back between its steps. Tests look at when it does.
     std::function<void(std::chrono::microseconds)> pause = [](std::chrono::microseconds d) { std::this_thread::sleep_for(d); };
+    // How it lets go first, within a step, whoever has woken up meanwhile.
+    std::function<void()> offer = [] { std::this_thread::yield(); };
 };
 
 // `wanted` if it is not empty; else a folder of our own (mode 0700, owned by us, named by a digest of the data directory's real

@@ -281,9 +281,12 @@ TEST_CASE("the flusher's steps are short where few records come, longer where ma
         std::lock_guard const lock(guard);
         pauses.push_back(d);
     };
+    std::atomic<unsigned> offers{0};  // to let others go first
+    o.offer = [&] { ++offers; };
     // The share of pauses that were long, in a pass over so many records, so long after they began to come.
     auto const long_pauses = [&](double fill, std::chrono::milliseconds before_the_pass) {
         pauses.clear();
+        offers = 0;
         auto r = place::open(o);
         std::uint64_t n = 0;
         for (; r->state().fill < fill; ++n) append(*r, 0, n, n + 1);
@@ -297,7 +300,9 @@ TEST_CASE("the flusher's steps are short where few records come, longer where ma
         return static_cast<double>(std::count(pauses.begin(), pauses.end(), brisk)) / static_cast<double>(pauses.size());
     };
     CHECK(long_pauses(0.1, std::chrono::milliseconds(1000)) == 0);
+    CHECK(offers > 0);
     CHECK(long_pauses(0.45, std::chrono::milliseconds(2000)) == 1);
+    CHECK(offers == 0);
     double most = 0;  // a slow machine takes its time over a few thousand records: once is enough
     for (int turn = 0; turn < 50 && most < 1; ++turn) most = std::max(most, long_pauses(0.1, std::chrono::milliseconds(0)));
     CHECK(most == 1);
@@ -334,6 +339,8 @@ TEST_CASE("whoever waits for flush() waits for no pause but the one that has beg
         while (!asked && std::chrono::steady_clock::now() < end) std::this_thread::yield();
         std::this_thread::sleep_for(std::chrono::milliseconds(500));  // in which flush() begins to wait
     };
+    std::atomic<unsigned> offers{0};
+    o.offer = [&] { offers += asked ? 1 : 0; };
     auto r = place::open(o);
     std::uint64_t const count = 30'000;  // a hundred steps
     append(*r, 0, 0, count);
@@ -342,6 +349,7 @@ TEST_CASE("whoever waits for flush() waits for no pause but the one that has beg
     asked = true;
     REQUIRE(r->flush());
     CHECK(pauses == 1);
+    CHECK(offers == 0);
     CHECK(r->state().journalled == count);
     r->stop();
 }
