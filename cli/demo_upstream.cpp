@@ -29,7 +29,7 @@ using message = http::request<http::string_body>;
 using answer_t = http::response<http::string_body>;
 
 constexpr unsigned connections_max = 128;
-constexpr std::size_t body_bytes_max = 1U << 20;
+constexpr std::size_t body_bytes_max = 16U << 20;
 constexpr std::uint64_t bytes_max = 16ULL << 20;
 constexpr auto patience = std::chrono::seconds(30);
 
@@ -79,13 +79,19 @@ class session : public std::enable_shared_from_this<session> {
         parser_->body_limit(body_bytes_max);
         stream_.expires_after(patience);
         http::async_read(stream_, buffer_, *parser_, [self = shared_from_this()](error_code ec, std::size_t) {
-            if (!ec) self->reply();
+            if (!ec) self->reply(answer(self->parser_->get()));
+            if (ec == http::error::body_limit) self->refuse();
         });
     }
 
   private:
-    void reply() {
-        answer_ = answer(parser_->get());
+    void refuse() {
+        auto a = text(parser_->get(), http::status::payload_too_large, "{\"error\":\"at most 16 MiB\"}");
+        a.keep_alive(false);
+        reply(std::move(a));
+    }
+    void reply(answer_t a) {
+        answer_ = std::move(a);
         stream_.expires_after(patience);
         http::async_write(stream_, answer_, [self = shared_from_this()](error_code ec, std::size_t) {
             if (!ec && self->answer_.keep_alive()) self->read();
