@@ -143,13 +143,31 @@ void add_others(CLI::App& app, invocation& v) {
     });
 }
 
+// CLI11 names a mistyped option behind its value, and as if only the value were wrong.
+void check_options(CLI::App const& command, int argc, char const* const* argv) {
+    for (int i = 0; i < argc && std::string_view(argv[i]) != "--"; ++i) {
+        std::string_view const word = argv[i];
+        if (!word.starts_with("--")) continue;
+        std::string const name(word.substr(0, word.find('=')));
+        if (auto const* const known = command.get_option_no_throw(name); known != nullptr) {
+            if (name.size() == word.size()) i += known->get_expected_min();  // its value may begin with a dash
+            continue;
+        }
+        std::vector<std::string> names;
+        for (auto const* const o : command.get_options())
+            for (auto const& n : o->get_lnames()) names.push_back("--" + n);
+        auto const near = conf::nearest(name, names);
+        throw CLI::ExtrasError("latchkey", {name + (near ? "; did you mean '" + *near + "'?" : "")});
+    }
+}
+
 // CLI11 calls a mistyped command a missing one. Words that come before the first flag are commands where there are any to choose.
-void check_commands(CLI::App const& app, int argc, char const* const* argv) {
+void check_words(CLI::App const& app, int argc, char const* const* argv) {
     CLI::App const* at = &app;
     std::string path;
     for (int i = 1; i < argc && !std::string_view(argv[i]).starts_with('-'); ++i) {
         auto const below = at->get_subcommands([](CLI::App const*) { return true; });
-        if (below.empty()) return;
+        if (below.empty()) break;
         CLI::App const* next = nullptr;
         std::vector<std::string> names;
         for (auto const* const c : below) {
@@ -163,6 +181,7 @@ void check_commands(CLI::App const& app, int argc, char const* const* argv) {
         path += next->get_name() + " ";
         at = next;
     }
+    if (at->get_subcommands([](CLI::App const*) { return true; }).empty()) check_options(*at, argc - 1, argv + 1);
 }
 
 // CLI11 takes the next word, even a flag, for the value of `--data=`.
@@ -212,7 +231,7 @@ int run(int argc, char const* const* argv, streams s) {
     add_usage(app, v);
     add_others(app, v);
     try {
-        check_commands(app, argc, argv);
+        check_words(app, argc, argv);
         check_values(argc, argv);
         app.parse(argc, argv);
         if (auto const* const keys = app.get_subcommand("keys"); keys->parsed())

@@ -40,9 +40,10 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr auto lock_patience = 5s;    // a command that is at work on the store ends first
-constexpr auto fallen_patience = 2s;  // with running requests, where nobody may serve before this process has ended
-constexpr auto other_patience = 5s;   // beyond our own drain, for a successor that stops too and has settings of its own
+constexpr auto lock_patience = 5s;      // a command that is at work on the store ends first
+constexpr auto fallen_patience = 2s;    // with running requests, where nobody may serve before this process has ended
+constexpr int last_patience_ms = 1000;  // with the records of what a second signal cuts off
+constexpr auto other_patience = 5s;     // beyond our own drain, for a successor that stops too and has settings of its own
 
 template <class T>
 T need(result<T> r) {
@@ -99,6 +100,15 @@ void raise_descriptor_limit() {
 std::string authority(conf::endpoint const& at, std::uint16_t port) {
     bool const v6 = at.host.find(':') != std::string::npos;
     return v6 ? fmt::format("[{}]:{}", at.host, port) : fmt::format("{}:{}", at.host, port);
+}
+
+// As a shell takes it for one word.
+std::string shell_word(std::string_view text) {
+    constexpr std::string_view plain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_./-+:@%,=";
+    if (!text.empty() && text.find_first_not_of(plain) == std::string_view::npos) return std::string(text);
+    std::string out = "'";
+    for (char const c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    return out + "'";
 }
 
 // SIGTERM, SIGINT and SIGHUP as a descriptor. Blocked before the first thread starts, so every thread inherits the mask.
@@ -370,6 +380,7 @@ class gateway_process {
 
     handover& next() { return handover_; }
     void hurry() { server_->hurry(); }
+    void end_now() { server_->end_now(); }
 
     std::string ready_json() const {
         boost::json::array listen(listen_.begin(), listen_.end());
@@ -382,11 +393,11 @@ class gateway_process {
                                 {"admin_socket", paths_.admin_socket}});
     }
     std::string greeting() const {
-        std::string where;
-        if (!listen_.empty()) where = "http://" + listen_.front();
-        if (!tls_listen_.empty()) where += (where.empty() ? "https://" : " and https://") + tls_listen_.front();
-        return fmt::format("latchkey: serving {}, data in {}; make a key with: latchkey keys create --name NAME --data {}", where,
-                           paths_.dir, paths_.dir);
+        std::vector<std::string> where;
+        for (auto const& at : listen_) where.push_back("http://" + at);
+        for (auto const& at : tls_listen_) where.push_back("https://" + at);
+        return fmt::format("latchkey: serving {}, data in {}; make a key with: latchkey keys create --name NAME --data {}",
+                           fmt::join(where, " and "), paths_.dir, shell_word(paths_.dir));
     }
     gateway::server const& server() const { return *server_; }
 
@@ -528,8 +539,9 @@ class gateway_process {
     std::atomic<bool> handed_over_ = false;
 };
 
-// Drains in a thread of its own, so that a signal can end the process at once: the rings keep what is not journalled. Behind a
-// handover the first one only ends the patience with idle clients, for it may have been meant for the whole service.
+// Drains in a thread of its own, so that a signal can end the process at once: running requests are cut off and recorded so, and
+// the rings keep what is not journalled. Behind a handover the first one only ends the patience with idle clients, for it may
+// have been meant for the whole service.
 void drain(gateway_process& gateway, std::chrono::milliseconds bound, stop_signals& signals, bool handed_over) {
     int const done = ::eventfd(0, EFD_CLOEXEC);
     std::thread worker([&] {
@@ -548,6 +560,9 @@ void drain(gateway_process& gateway, std::chrono::milliseconds bound, stop_signa
         } else {
             log::warn("stop", "{} signal: ending at once", handed_over ? "another" : "second");
             gateway.next().press();
+            gateway.end_now();
+            pollfd ended{done, POLLIN, 0};
+            ::poll(&ended, 1, last_patience_ms);
             log::stop();
             std::_Exit(exit_error);
         }

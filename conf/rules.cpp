@@ -138,7 +138,11 @@ std::optional<problem> host_problem(std::string_view host) {
     };
     if (host.empty()) return bad("leave `hosts` out to serve every host");
     if (host.find("://") != std::string_view::npos) return bad("write the name alone, without http:// and path");
-    if (std::any_of(host.begin(), host.end(), is_upper)) return bad(fmt::format("write it in lower case: '{}'", lowered(host)));
+    if (std::any_of(host.begin(), host.end(), is_upper)) {
+        auto const lower = lowered(host);
+        auto const more = host_problem(lower);
+        return bad(more ? more->remedy : fmt::format("write it in lower case: '{}'", lower));
+    }
     if (host.front() == '[') {
         auto const close = host.find(']');
         if (close == std::string_view::npos || !is_ipv6(host.substr(1, close - 1))) return bad("write it like [2001:db8::1]");

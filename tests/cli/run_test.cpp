@@ -84,6 +84,18 @@ TEST_CASE("a mistyped command is told the nearest one") {
     CHECK_FALSE(has(run({"keys", "qqqqqqqqqqqq"}).err, "did you mean"));
 }
 
+TEST_CASE("a mistyped option is told the nearest one of its command") {
+    CHECK(has(run({"serve", "--lisen", "127.0.0.1:1"}).err, "not expected: --lisen; did you mean '--listen'?"));
+    CHECK(has(run({"serve", "--lisen=127.0.0.1:1"}).err, "--lisen; did you mean '--listen'?"));
+    CHECK(has(run({"keys", "list", "--dta", "d"}).err, "--dta; did you mean '--data'?"));
+    CHECK(has(run({"usage", "export", "--qqqqqqqqqqqq", "d"}).err, "--qqqqqqqqqqqq"));
+    CHECK_FALSE(has(run({"usage", "export", "--qqqqqqqqqqqq", "d"}).err, "did you mean"));
+    CHECK(run({"serve", "--lisen", "127.0.0.1:1"}).code == cli::exit_usage);
+    // What stands where a value is wanted is one.
+    CHECK(has(run({"usage", "export", "--from", "--to"}).err, "--to"));
+    CHECK_FALSE(has(run({"keys", "list", "--data", "--dta"}).err, "not expected"));
+}
+
 TEST_CASE("a missing data directory is named, with the remedy") {
     folder f;
     auto const got = run({"keys", "list", "--data", f.data()});

@@ -398,6 +398,23 @@ def test_P2_sigterm_gives_up_at_the_drain_deadline(upstream):
             g.kill()
 
 
+@pytest.mark.parametrize("begun", [False, True], ids=["before its answer", "within it"])
+def test_P2_a_second_signal_ends_running_requests_and_puts_them_on_record(mortal, upstream, begun):
+    path, rid, fields = tagged("twice")
+    upstream.on(path, lambda x: (x.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf") if begun else None, x.until_closed(30)))
+    mortal.start()
+    with mortal.client() as c:
+        c.request("GET", path, mortal.create_key()["key"], fields)
+        upstream.wait(lambda: upstream.seen(path))
+        if begun:
+            c.reader.until(b"half", time.monotonic() + bound(10))
+        mortal.terminate()
+        wait_until(lambda: "draining" in mortal.log(), 5, "the drain")
+        mortal.terminate()
+        assert mortal.wait() == 1
+    assert mortal.record(rid)["outcome"] == "shut_down"
+
+
 def test_P2_sigterm_twice_is_no_crash(mortal):
     mortal.start()
     mortal.terminate()
