@@ -1,4 +1,5 @@
 #include "conf/load.hpp"
+#include "conf/rules.hpp"
 #include "tests/catch.hpp"
 
 namespace conf = latchkey::conf;
@@ -112,4 +113,17 @@ TEST_CASE("parse_bytes knows binary and decimal units and keeps to 64 bits") {
         INFO(text);
         CHECK_FALSE(conf::parse_bytes(text).has_value());
     }
+}
+
+TEST_CASE("a host name in upper case is told the mistake that stays in lower case") {
+    for (char const* host : {"api.example.com:80", "api..example.com", "api_/x"}) {
+        std::string upper(host);
+        upper.front() = 'A';
+        INFO(host);
+        REQUIRE(conf::host_problem(host));
+        REQUIRE(conf::host_problem(upper));
+        CHECK(conf::host_problem(upper)->remedy == conf::host_problem(host)->remedy);
+    }
+    REQUIRE(conf::host_problem("API.example.com"));
+    CHECK(conf::host_problem("API.example.com")->remedy == "write it in lower case: 'api.example.com'");
 }

@@ -1,13 +1,16 @@
 """R8, P2 and T2's plain part: what is done to the process and its listener while it serves. P3 and P4: test_reload.py."""
 import concurrent.futures
 import contextlib
+import re
+import shlex
+import subprocess
 import threading
 import time
 
 import pytest
 
 from conftest import run
-from harness import SLOW, Broken, Gateway, bound, problem, served, unique, wait_until
+from harness import PROGRAM, SLOW, Broken, Gateway, RawClient, bound, problem, served, unique, wait_until
 
 # What TLS clients open with: a ClientHello of TLS 1.2 and 1.3 (RFC 8446 4.1.2), and SSLv2's.
 HELLO = bytes.fromhex(
@@ -123,3 +126,28 @@ def test_an_upstream_on_the_command_line_makes_up_for_a_settings_file_without_an
             with gateway.client() as c:
                 served(c.get("/x", key))
             gateway.reload()
+
+
+def test_the_greeting_names_every_listener_and_quotes_the_directory_for_a_shell(up, tmp_path):
+    data = tmp_path / "it's mine"
+    gateway = Gateway(up, {"listen": ["127.0.0.1:0", "127.0.0.1:0"]}, data=data)
+    with contextlib.contextmanager(run)(gateway):
+        first, second = gateway.told["listen"]
+        said = f"serving http://{first} and http://{second}, data in {data}; make a key with: latchkey keys create --name NAME --data "
+        line = wait_until(lambda: next((x for x in gateway.log().splitlines() if said in x), ""), 5, "the greeting")
+        assert shlex.split(line.split(said)[1]) == [str(data)]
+
+
+def test_the_demo_api_takes_16_MiB_and_says_when_a_body_is_longer():
+    process = subprocess.Popen([PROGRAM, "demo-upstream"], stdout=subprocess.PIPE, text=True)
+    try:
+        address = re.search(r"127\.0\.0\.1:(\d+)", process.stdout.readline())
+        for size, status in ((16 << 20, 200), ((16 << 20) + 1, 413)):
+            with RawClient(("127.0.0.1", int(address[1]))) as c:
+                c.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size)
+                if status == 200:
+                    c.send(bytes(size))
+                assert c.response().status == status
+    finally:
+        process.kill()
+        process.wait()
