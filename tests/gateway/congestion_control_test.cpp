@@ -21,16 +21,16 @@ std::string control_of(int descriptor) {
 }
 
 struct tcp_socket {
-    explicit tcp_socket(int family) : descriptor(::socket(family, SOCK_STREAM | SOCK_CLOEXEC, IPPROTO_TCP)) {}
+    tcp_socket() : descriptor(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, IPPROTO_TCP)) {}
     tcp_socket(tcp_socket const&) = delete;
     ~tcp_socket() {
         if (descriptor >= 0) ::close(descriptor);
     }
-    int descriptor;
+    int const descriptor;
 };
 
 std::string chosen_for(char const* peer) {
-    tcp_socket const s(AF_INET);
+    tcp_socket const s;
     choose_congestion_control(s.descriptor, asio::ip::make_address(peer));
     return control_of(s.descriptor);
 }
@@ -56,7 +56,7 @@ std::vector<std::string> controls_of(end_of end, std::uint16_t port) {
 }  // namespace
 
 TEST_CASE("a connection within the host has the plain congestion control, another the system's") {
-    std::string const usual = control_of(tcp_socket(AF_INET).descriptor);
+    std::string const usual = control_of(tcp_socket().descriptor);
     REQUIRE_FALSE(usual.empty());
     if (usual == "reno") WARN("the system's is the plain one: this test tells nothing here");
     for (char const* peer : {"127.0.0.1", "127.255.0.7", "::1", "::ffff:127.0.0.1"}) CHECK(chosen_for(peer) == "reno");
