@@ -33,8 +33,6 @@ void print(boost::json::object const& o, std::string const& before, std::ostream
 // A command needs no more of the file than the data directory. It is not taken from a file with mistakes, for one of them may be
 // in its name, and `keys create` would begin a new one; but the person can be told what to write.
 std::string way_on(common_flags const& f, std::string const& data_dir, std::string const& by_default) {
-    std::error_code ec;
-    if (!std::filesystem::exists(f.config, ec)) return "nothing was done";
     if (f.serves) return fmt::format("{} has mistakes; correct them first", f.config);
     auto const said_nothing = (std::filesystem::path(f.config).parent_path() / by_default).string();
     auto const folder = f.data.empty() ? data_dir : f.data;
@@ -43,11 +41,18 @@ std::string way_on(common_flags const& f, std::string const& data_dir, std::stri
         f.config, folder.empty() || folder == said_nothing ? "DIR" : folder);
 }
 
+void must_exist(std::string const& file) {
+    std::error_code ec;
+    if (std::filesystem::status(file, ec).type() == std::filesystem::file_type::not_found)
+        throw failure(exit_not_found, fmt::format("there is no file {}", file));
+}
+
 }  // namespace
 
 conf::settings settings_of(common_flags const& f, streams& s, bool needs_api) {
     conf::settings out;
     if (!f.config.empty()) {
+        must_exist(f.config);
         auto loaded = conf::load_file(f.config);
         if (!needs_api) std::erase_if(loaded.findings, [](auto const& finding) { return finding.what == conf::no_api; });
         for (auto const& finding : loaded.findings) s.err << conf::to_text(finding) << "\n";
@@ -59,8 +64,7 @@ conf::settings settings_of(common_flags const& f, streams& s, bool needs_api) {
 }
 
 int check(std::string const& file, streams& s) {
-    std::error_code ec;
-    if (!std::filesystem::exists(file, ec)) throw failure(exit_not_found, fmt::format("there is no file {}", file));
+    must_exist(file);
     auto const loaded = conf::load_file(file);
     for (auto const& finding : loaded.findings) s.err << conf::to_text(finding) << "\n";
     if (!loaded.findings.empty()) return exit_findings;

@@ -18,8 +18,8 @@ struct common_flags {
     bool serves = false;  // `serve`, which needs all of the file
 };
 
-// The file's settings (or defaults) with --data on top. Findings go to stderr and end the command (exit 1); that there is no api
-// is one where it `needs_api`.
+// The file's settings (or defaults) with --data on top. Findings go to stderr and end the command (exit 1; 3 where there is
+// no such file); that there is no api is one where it `needs_api`.
 conf::settings settings_of(common_flags const&, streams&, bool needs_api = false);
 
 struct serve_flags {

@@ -69,6 +69,30 @@ bool nothing_kept(data_paths const& at) {
            !gateway_client(at.admin_socket).listening();
 }
 
+// Where no record fits a key or an application, it may be one that never was: the id is mistyped then, and whoever waits for its
+// account should learn of it. One that was deleted, and has no record left, cannot be told from that.
+void must_be_known(usage::filter const& wanted, data_paths const& at, std::string const& key_prefix) {
+    std::error_code ec;
+    if ((wanted.key_id.empty() && wanted.application_id.empty()) || !std::filesystem::exists(at.keys_db, ec)) return;
+    auto const fail = [](std::string_view why) {
+        throw failure(exit_not_found, fmt::format("no record fits, and {}; `latchkey keys list` shows them", why));
+    };
+    auto const keys = open_keys(at, key_prefix, missing::fail);
+    try {
+        if (!wanted.key_id.empty()) keys->find(wanted.key_id);
+    } catch (failure const& e) {
+        if (e.code != exit_not_found) throw;
+        fail(e.what());
+    }
+    bool found = wanted.application_id.empty();
+    if (found) return;
+    keys->each([&](keystore::key_row const& row) {
+        found = row.application_id == wanted.application_id;
+        return !found;
+    });
+    if (!found) fail("there is no application with that id (ids begin with app_)");
+}
+
 // FILE appears whole or not at all: written beside it under a name of its own and renamed at the end.
 class output_file {
   public:
@@ -127,9 +151,26 @@ int usage_export(usage_flags const& f, streams& s) {
         sink(fmt::format("{}\r\n", usage::csv_columns));
         return 0;
     };
+    auto const none = [&] {
+        journal.reset();
+        lock.reset();
+        must_be_known(wanted, at, settings.keys.prefix);
+    };
     if (f.output.empty() || f.output == "-") {
-        auto const n = csv_into(
-            [&](std::string_view piece) { return s.out.write(piece.data(), static_cast<std::streamsize>(piece.size())).good(); });
+        std::string head;  // held back until it is known that the export is not of a slip of the hand
+        auto const write = [&](std::string_view piece) {
+            return s.out.write(piece.data(), static_cast<std::streamsize>(piece.size())).good();
+        };
+        bool begun = false;
+        auto const n = csv_into([&](std::string_view piece) {
+            if (!std::exchange(begun, true)) {
+                head = piece;
+                return true;
+            }
+            return write(std::exchange(head, {})) && write(piece);
+        });
+        if (n && *n == 0) none();
+        write(head);
         s.out.flush();
         if (!n) throw failure(n.error());
         if (*n == 0) s.err << "no record fits\n";
@@ -141,6 +182,7 @@ int usage_export(usage_flags const& f, streams& s) {
         return true;
     });
     if (!n && n.error().code != errc::corrupt) throw failure(n.error());
+    if (n && *n == 0) none();
     file.finish();
     if (!n) throw failure(n.error());
     s.err << fmt::format("{} records written to {}\n", *n, f.output);

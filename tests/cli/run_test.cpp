@@ -283,6 +283,43 @@ TEST_CASE("usage export writes the header, to stdout or to a file that appears w
     CHECK(std::distance(fs::directory_iterator(f.path), {}) == 2);
 }
 
+TEST_CASE("usage export of an id that nobody has is exit 3, and no file") {
+    folder const f;
+    make_key(f, "Ann");
+    auto const listed = run({"keys", "list", "--output", "json", "--data", f.data()}).out;
+    auto const id_at = [&](std::string_view begin) { return listed.substr(listed.find(begin), begin.size() + 16); };
+    for (auto const& [flag, known] : {std::pair{"--key", id_at("key_")}, {"--application", id_at("app_")}}) {
+        auto const file = (f.path / "none.csv").string();
+        for (std::string const& id : {std::string("none"), known + "x"}) {
+            auto const got = run({"usage", "export", flag, id, "--data", f.data()});
+            CHECK(got.code == cli::exit_not_found);
+            CHECK(got.out.empty());
+            CHECK(has(got.err, "no record fits, and there is no "));
+            CHECK(has(got.err, "`latchkey keys list` shows them\n"));
+            CHECK(run({"usage", "export", flag, id, "--output", file, "--data", f.data()}).code == cli::exit_not_found);
+            CHECK_FALSE(fs::exists(file));
+        }
+        auto const got = run({"usage", "export", flag, known, "--data", f.data()});
+        CHECK(got.code == cli::exit_ok);
+        CHECK(got.err == "no record fits\n");
+        CHECK(run({"usage", "export", flag, known, "--output", file, "--data", f.data()}).code == cli::exit_ok);
+        CHECK(fs::exists(file));
+        fs::remove(file);
+    }
+}
+
+TEST_CASE("a settings file that is not there is exit 3 for every command") {
+    folder const f;
+    make_key(f, "Ann");
+    for (std::vector<std::string> words :
+         {std::vector<std::string>{"check"}, {"serve"}, {"keys", "list"}, {"usage", "export"}, {"status"}}) {
+        words.insert(words.end(), {"--config", "/nonexistent.toml"});
+        auto const got = run(words);
+        CHECK(got.code == cli::exit_not_found);
+        CHECK(has(got.err, "there is no file /nonexistent.toml\n"));
+    }
+}
+
 TEST_CASE("check exits with 7 and all findings, or 0 and ok") {
     folder const f;
     auto const file = (f.path / "l.toml").string();
