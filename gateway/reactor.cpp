@@ -144,6 +144,7 @@ void reactor::run(long wait_us, queue& found) {
 void reactor::put_off(queue& found) noexcept {
     if (put_off_.empty() && !has(found, full_look)) return;
     queue now;
+    std::size_t const before = put_off_.size();
     while (operation* const o = found.front()) {
         found.pop();
         if ((events::of(*o) & of_client) != 0)
@@ -151,8 +152,10 @@ void reactor::put_off(queue& found) noexcept {
         else
             now.push(o);
     }
+    std::size_t const came = put_off_.size() - before;
     std::size_t const most = requests_a_look - std::min(held_up_, requests_a_look - requests_a_look_min);
     for (std::size_t n = 0; n < most && !put_off_.empty(); ++n) now.push(put_off_.pop());
+    put_off_total_.add(std::min(came, put_off_.size()));  // those that came before were taken on first
     found.push(now);
 }
 
@@ -163,6 +166,7 @@ void reactor::descriptors::push(operation* o) noexcept {
     else
         first_ = o;
     last_ = o;
+    ++size_;
 }
 
 reactor::operation* reactor::descriptors::pop() noexcept {
@@ -170,6 +174,7 @@ reactor::operation* reactor::descriptors::pop() noexcept {
     first_ = o == last_ ? nullptr : op_queue_access::next(o);
     if (!first_) last_ = nullptr;
     op_queue_access::next(o, static_cast<operation*>(nullptr));
+    --size_;
     return o;
 }
 

@@ -26,6 +26,7 @@
 
 #include "base/clock.hpp"
 #include "gateway/net.hpp"
+#include "gateway/tally.hpp"
 
 namespace latchkey::gateway {
 
@@ -102,6 +103,8 @@ class reactor final : public asio::detail::epoll_reactor {
     // A request that was read can go no further before answers have come; or now it can.
     void held_up() noexcept { ++held_up_; }
     void goes_on() noexcept { --held_up_; }
+    // How many events of those who send requests were put off to a later look. Any thread.
+    std::uint64_t put_off_total() const noexcept { return put_off_total_.get(); }
     // How often it has looked.
     std::uint64_t looks() const noexcept { return looks_; }
 
@@ -122,6 +125,7 @@ class reactor final : public asio::detail::epoll_reactor {
     class descriptors {
       public:
         bool empty() const noexcept { return !first_; }
+        std::size_t size() const noexcept { return size_; }
         bool has(per_descriptor_data) const noexcept;
         void push(operation*) noexcept;
         operation* pop() noexcept;
@@ -135,6 +139,7 @@ class reactor final : public asio::detail::epoll_reactor {
         operation* const end_ = &mark_;
         operation* first_ = nullptr;
         operation* last_ = nullptr;
+        std::size_t size_ = 0;
     };
     void put_off(asio::detail::op_queue<operation>& found) noexcept;
 
@@ -148,6 +153,7 @@ class reactor final : public asio::detail::epoll_reactor {
     std::array<list, 3> turns_;  // [part]: who waits for it
     list after_look_;
     descriptors put_off_;  // closed ones, too
+    tally put_off_total_;
     std::size_t held_up_ = 0;
     std::uint64_t looks_ = 0;
     std::size_t waiting_ = 0;  // in answers_ and requests_

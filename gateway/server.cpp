@@ -388,6 +388,7 @@ counters server::counters() const {
         auto const& c = w->counts();
         out.connections_accepted += c.accepted.get();
         out.connections_shed += c.shed.get();
+        out.clients_put_off += w->clients_put_off();
         out.requests += c.requests.get();
         out.requests_in_flight += c.in_flight.get();
         out.forwarded += c.forwarded.get();

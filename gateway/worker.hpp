@@ -25,25 +25,13 @@
 #include "gateway/router.hpp"
 #include "gateway/session.hpp"
 #include "gateway/sweep_list.hpp"
+#include "gateway/tally.hpp"
 #include "gateway/tls_context.hpp"
 #include "gateway/upstream.hpp"
 #include "keystore/key_table.hpp"
 #include "usage/ring.hpp"
 
 namespace latchkey::gateway {
-
-// Written by one worker, read by anyone: plain stores and loads, no read-modify-write.
-class tally {
-  public:
-    void add(std::uint64_t n = 1) noexcept {
-        value_.store(value_.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
-    }
-    void subtract(std::uint64_t n = 1) noexcept { add(~n + 1); }
-    std::uint64_t get() const noexcept { return value_.load(std::memory_order_relaxed); }
-
-  private:
-    std::atomic<std::uint64_t> value_{0};
-};
 
 struct tallies {
     tally accepted, shed, requests, in_flight, forwarded, refused, upstream_failures, upstream_retries, client_aborts,
@@ -103,6 +91,7 @@ class worker {
         asio::post(io_, std::move(f));
     }
     tallies const& counts() const noexcept { return counts_; }
+    std::uint64_t clients_put_off() const noexcept { return reactor_.put_off_total(); }
     // Its loop has ended: nothing that is posted runs any more, and no session is left.
     bool ended() const noexcept { return ended_.load(std::memory_order_acquire); }
 

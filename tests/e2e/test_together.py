@@ -286,3 +286,17 @@ def test_a_client_that_reset_before_it_was_accepted_is_not_served(alone, upstrea
     last.close()
     with upstream.changed:
         assert [r.path for r in upstream.requests if r.path.startswith(path)] == [path]
+
+
+def test_how_often_clients_waited_unread_is_a_metric(alone, keys, clients):
+    put_off = lambda: alone.metric("latchkey_clients_put_off_total")  # noqa: E731
+    many = clients(400)
+    before = put_off()
+    served(many[0].get("/warm", keys[0]["key"]))
+    assert put_off() == before  # alone, nobody waits
+    with stopped(alone):
+        for c in many:
+            c.send(request_bytes("GET", "/warm", keys[0]["key"]))
+    for c in many:
+        served(c.response())
+    assert 0 < put_off() - before <= len(many) - 8

@@ -202,6 +202,7 @@ TEST_CASE("answers are decided and sent before requests are decided", "[reactor]
     CHECK(s.last("decide a") < s.first("send a"));
     CHECK(s.last("send a") < s.first("decide r"));
     CHECK(s.last("decide r") < s.first("send r"));
+    CHECK(s.l.poller.put_off_total() == 0);
 }
 
 // More than a look shows: so many requests, before so many answers.
@@ -234,6 +235,8 @@ TEST_CASE("an answer waits for no more requests than are taken on after a look, 
     }
     CHECK(s.all_got_theirs());
     CHECK(s.at("decide r0") < s.at("decide r299"));
+    CHECK(s.l.poller.put_off_total() > 0);
+    CHECK(s.l.poller.put_off_total() < crowd::requests);
 }
 
 TEST_CASE("of requests that are put off few are taken on while those before them are held up, but never none", "[reactor]") {
@@ -244,6 +247,8 @@ TEST_CASE("of requests that are put off few are taken on while those before them
         s.l.turn();
         CHECK(s.decided("decide r") == look * reactor::requests_a_look_min);
     }
+    CHECK(s.l.poller.put_off_total() ==
+          crowd::requests - reactor::requests_a_look_min);  // each once, but those of the first look
     CHECK(s.decided("send a") == crowd::answers);
     for (std::size_t i = reactor::requests_a_look / 2; i < held; ++i) s.l.poller.goes_on();
     std::size_t const before = s.decided("decide r");
