@@ -29,7 +29,7 @@ std::string random_base62(std::size_t length) {
 
 std::string make_id(std::string_view prefix) {
     std::string id(prefix);
-    return id += random_base62(16);
+    return id += random_base62(id_random_chars);
 }
 
 }  // namespace latchkey

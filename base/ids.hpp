@@ -17,7 +17,8 @@ void random_bytes(std::span<std::byte> out);
 // `length` characters of base62_alphabet, uniform (rejection sampling), about 5.95 bits each.
 std::string random_base62(std::size_t length);
 
-// "key_" or "app_" and 16 random base62 characters (95 bits): unique without a look-up.
+// "key_" or "app_" and so many random base62 characters (95 bits): unique without a look-up.
+inline constexpr std::size_t id_random_chars = 16;
 std::string make_id(std::string_view prefix);
 
 }  // namespace latchkey

@@ -50,9 +50,16 @@ bool can_be_id(std::string_view name) {
     return !name.empty() && name.size() <= id_chars_max && std::all_of(name.begin(), name.end(), fits);
 }
 
-// The key's text may be given in the place of its id by mistake: what does not look like an id is not repeated.
+// Or a part of one.
+bool looks_like_key_id(std::string_view text) {
+    return text.starts_with("key_") && text.size() <= 4 + id_random_chars &&
+           text.find_first_not_of(base62_alphabet, 4) == std::string_view::npos;
+}
+
+// The key's text may be given in the place of its id by mistake: what does not look like an id is not repeated. (A key may begin
+// with "key_", too, but the gateway's own are longer.)
 error no_such_key(std::string_view id) {
-    if (id.starts_with("key_") && can_be_id(id)) return {errc::not_found, fmt::format("there is no key {}", id)};
+    if (looks_like_key_id(id)) return {errc::not_found, fmt::format("there is no key {}", id)};
     return {errc::not_found, "there is no key with that id (ids begin with key_)"};
 }
 
