@@ -33,6 +33,8 @@ void print(boost::json::object const& o, std::string const& before, std::ostream
 // A command needs no more of the file than the data directory. It is not taken from a file with mistakes, for one of them may be
 // in its name, and `keys create` would begin a new one; but the person can be told what to write.
 std::string way_on(common_flags const& f, std::string const& data_dir, std::string const& by_default) {
+    std::error_code ec;
+    if (!std::filesystem::exists(f.config, ec)) return "nothing was done";  // it lies where nobody may look
     if (f.serves) return fmt::format("{} has mistakes; correct them first", f.config);
     auto const said_nothing = (std::filesystem::path(f.config).parent_path() / by_default).string();
     auto const folder = f.data.empty() ? data_dir : f.data;

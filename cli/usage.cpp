@@ -69,28 +69,22 @@ bool nothing_kept(data_paths const& at) {
            !gateway_client(at.admin_socket).listening();
 }
 
-// Where no record fits a key or an application, it may be one that never was: the id is mistyped then, and whoever waits for its
-// account should learn of it. One that was deleted, and has no record left, cannot be told from that.
-void must_be_known(usage::filter const& wanted, data_paths const& at, std::string const& key_prefix) {
-    std::error_code ec;
-    if ((wanted.key_id.empty() && wanted.application_id.empty()) || !std::filesystem::exists(at.keys_db, ec)) return;
-    auto const fail = [](std::string_view why) {
-        throw failure(exit_not_found, fmt::format("no record fits, and {}; `latchkey keys list` shows them", why));
-    };
-    auto const keys = open_keys(at, key_prefix, missing::fail);
+// Where no record fits a key, it may be one that never was: the id is mistyped then, and whoever waits for its account should
+// learn of it. A deleted key is not in the store, but has records of other times. Where the store cannot be asked, nothing is
+// said.
+void must_have_been(std::string const& key_id, data_paths const& at, std::string const& key_prefix, usage::journal& journal) {
+    std::string why;
     try {
-        if (!wanted.key_id.empty()) keys->find(wanted.key_id);
+        open_keys(at, key_prefix, missing::fail)->find(key_id);
+        return;
     } catch (failure const& e) {
-        if (e.code != exit_not_found) throw;
-        fail(e.what());
+        if (e.code != exit_not_found) return;
+        why = e.what();
     }
-    bool found = wanted.application_id.empty();
-    if (found) return;
-    keys->each([&](keystore::key_row const& row) {
-        found = row.application_id == wanted.application_id;
-        return !found;
-    });
-    if (!found) fail("there is no application with that id (ids begin with app_)");
+    usage::filter of_all_times;
+    of_all_times.key_id = key_id;
+    auto const recorded = usage::has_record(journal, of_all_times);
+    if (recorded && !*recorded) throw failure(exit_not_found, fmt::format("{}; `latchkey keys list` shows them", why));
 }
 
 // FILE appears whole or not at all: written beside it under a name of its own and renamed at the end.
@@ -151,13 +145,13 @@ int usage_export(usage_flags const& f, streams& s) {
         sink(fmt::format("{}\r\n", usage::csv_columns));
         return 0;
     };
-    auto const none = [&] {
-        journal.reset();
-        lock.reset();
-        must_be_known(wanted, at, settings.keys.prefix);
+    auto const none_fits = [&] {
+        if (!journal || wanted.key_id.empty()) return;
+        lock.reset();  // the store wants it
+        must_have_been(wanted.key_id, at, settings.keys.prefix, *journal);
     };
     if (f.output.empty() || f.output == "-") {
-        std::string head;  // held back until it is known that the export is not of a slip of the hand
+        std::string head;  // held back until it is known that the key is none that never was
         auto const write = [&](std::string_view piece) {
             return s.out.write(piece.data(), static_cast<std::streamsize>(piece.size())).good();
         };
@@ -169,7 +163,7 @@ int usage_export(usage_flags const& f, streams& s) {
             }
             return write(std::exchange(head, {})) && write(piece);
         });
-        if (n && *n == 0) none();
+        if (n && *n == 0) none_fits();
         write(head);
         s.out.flush();
         if (!n) throw failure(n.error());
@@ -182,7 +176,7 @@ int usage_export(usage_flags const& f, streams& s) {
         return true;
     });
     if (!n && n.error().code != errc::corrupt) throw failure(n.error());
-    if (n && *n == 0) none();
+    if (n && *n == 0) none_fits();
     file.finish();
     if (!n) throw failure(n.error());
     s.err << fmt::format("{} records written to {}\n", *n, f.output);

@@ -181,13 +181,26 @@ result<std::uint64_t> export_csv(journal& from, filter const& f, std::function<b
         ++bad_blocks;
     };
     auto done = from.each_block(f.from_ms, f.to_ms, visit, damaged);
-    if (!done) return done.error();
+    if (!done) return error{errc::io, done.error().message};  // cut short: `corrupt` is an export with all that can be read
     if (!reader_gone && !piece.empty()) sink(piece);
     if (bad_blocks != 0)
         return error{errc::corrupt, fmt::format("{} damaged block(s) of the usage journal were left out (named in the log); "
                                                 "{} records were written",
                                                 bad_blocks, written)};
     return written;
+}
+
+result<bool> has_record(journal& in, filter const& f) {
+    bool found = false;
+    auto const visit = [&](std::string_view packed) {
+        auto reader = block_reader::over(packed);
+        record r;
+        while (reader && !found && reader->next(r)) found = wanted(f, r);
+        return !found;
+    };
+    auto done = in.each_block(f.from_ms, f.to_ms, visit, [](std::int64_t, std::string_view) {});
+    if (!done) return done.error();
+    return found;
 }
 
 }  // namespace latchkey::usage

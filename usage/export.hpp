@@ -27,8 +27,11 @@ inline constexpr std::string_view csv_columns =
     "duration_ms,upstream_ms,client_ip";
 
 // Calls `sink` with pieces of about 64 KiB; `sink` false stops (the reader went away). Returns the number of records written.
-// A damaged block is named in an `io`-free warning through the log, skipped, and makes the result `corrupt` at the end.
+// A damaged block is named in a warning of the log, skipped, and makes the result `corrupt` at the end; `io`: it was cut short.
 result<std::uint64_t> export_csv(journal&, filter const&, std::function<bool(std::string_view piece)> const& sink);
+
+// Whether a record fits. Reads until one does; damaged blocks are passed over.
+result<bool> has_record(journal&, filter const&);
 
 // One cell, quoted and defused as above, appended to `out`.
 void append_cell(std::string& out, std::string_view text);

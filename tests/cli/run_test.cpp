@@ -12,6 +12,7 @@
 
 #include "cli/data_dir.hpp"
 #include "tests/catch.hpp"
+#include "usage/journal.hpp"
 
 namespace cli = latchkey::cli;
 namespace fs = std::filesystem;
@@ -283,28 +284,45 @@ TEST_CASE("usage export writes the header, to stdout or to a file that appears w
     CHECK(std::distance(fs::directory_iterator(f.path), {}) == 2);
 }
 
-TEST_CASE("usage export of an id that nobody has is exit 3, and no file") {
+TEST_CASE("usage export of a key that never was is exit 3, and no file") {
     folder const f;
     make_key(f, "Ann");
+    CHECK(run({"usage", "export", "--data", f.data()}).code == cli::exit_ok);
+    REQUIRE(latchkey::usage::journal::open(cli::data_paths(f.data()).usage_db, latchkey::usage::journal::mode::read_write)
+                .has_value());
     auto const listed = run({"keys", "list", "--output", "json", "--data", f.data()}).out;
-    auto const id_at = [&](std::string_view begin) { return listed.substr(listed.find(begin), begin.size() + 16); };
-    for (auto const& [flag, known] : {std::pair{"--key", id_at("key_")}, {"--application", id_at("app_")}}) {
-        auto const file = (f.path / "none.csv").string();
-        for (std::string const& id : {std::string("none"), known + "x"}) {
-            auto const got = run({"usage", "export", flag, id, "--data", f.data()});
+    auto const id = listed.substr(listed.find("key_"), 20);
+    auto const file = (f.path / "none.csv").string();
+    for (std::string const& unknown : {std::string("none"), id + "x"}) {
+        auto const got = run({"usage", "export", "--key", unknown, "--data", f.data()});
+        CHECK(got.code == cli::exit_not_found);
+        CHECK(got.out.empty());
+        CHECK(has(got.err, "there is no key"));
+        CHECK(has(got.err, "`latchkey keys list` shows them\n"));
+        CHECK(run({"usage", "export", "--key", unknown, "--output", file, "--data", f.data()}).code == cli::exit_not_found);
+        CHECK_FALSE(fs::exists(file));
+    }
+    auto const got = run({"usage", "export", "--key", id, "--data", f.data()});
+    CHECK(got.code == cli::exit_ok);
+    CHECK(got.err == "no record fits\n");
+    CHECK(run({"usage", "export", "--key", id, "--output", file, "--data", f.data()}).code == cli::exit_ok);
+    CHECK(fs::exists(file));
+}
+
+TEST_CASE("a key's text in the place of its id is not repeated, whatever it begins with") {
+    folder const f;
+    make_key(f, "Ann");
+    REQUIRE(latchkey::usage::journal::open(cli::data_paths(f.data()).usage_db, latchkey::usage::journal::mode::read_write)
+                .has_value());
+    for (std::string const text :
+         {"key_live_4f9a8b7c6d5e4f3a2b1c", "key_FERyoHdiszGR2FnL9pF1VQFgmJGOrp2STEtg", "lk_UerGRUwgGKOO6C8"}) {
+        for (std::vector<std::string> words :
+             {std::vector<std::string>{"keys", "show", text}, {"usage", "export", "--key", text}}) {
+            words.insert(words.end(), {"--data", f.data()});
+            auto const got = run(words);
             CHECK(got.code == cli::exit_not_found);
-            CHECK(got.out.empty());
-            CHECK(has(got.err, "no record fits, and there is no "));
-            CHECK(has(got.err, "`latchkey keys list` shows them\n"));
-            CHECK(run({"usage", "export", flag, id, "--output", file, "--data", f.data()}).code == cli::exit_not_found);
-            CHECK_FALSE(fs::exists(file));
+            CHECK_FALSE(has(got.err, text));
         }
-        auto const got = run({"usage", "export", flag, known, "--data", f.data()});
-        CHECK(got.code == cli::exit_ok);
-        CHECK(got.err == "no record fits\n");
-        CHECK(run({"usage", "export", flag, known, "--output", file, "--data", f.data()}).code == cli::exit_ok);
-        CHECK(fs::exists(file));
-        fs::remove(file);
     }
 }
 

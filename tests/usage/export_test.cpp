@@ -206,6 +206,25 @@ TEST_CASE("filters choose by time, key and application, record by record") {
     CHECK(rows(both) == 5);
 }
 
+TEST_CASE("whether a record fits is known without an export") {
+    test::folder const dir("/tmp");
+    written w(dir / "usage.db");
+    w.numbers(0, 10'000);
+    sample const last(9'999);
+    filter f;
+    CHECK(*has_record(*w.j, f));
+    f.key_id = last.r.key_id;
+    CHECK(*has_record(*w.j, f));
+    f.from_ms = last.r.time_ms + 1;
+    CHECK_FALSE(*has_record(*w.j, f));
+    f = {};
+    f.key_id = "key_none";
+    CHECK_FALSE(*has_record(*w.j, f));
+    f = {};
+    f.application_id = last.r.application_id;
+    CHECK(*has_record(*w.j, f));
+}
+
 TEST_CASE("a reader that goes away ends the export at once") {
     test::folder const dir("/tmp");
     written w(dir / "usage.db");
@@ -234,6 +253,23 @@ TEST_CASE("a damaged block makes the result corrupt, after every other record wa
     REQUIRE_FALSE(n);
     CHECK(n.error().code == errc::corrupt);
     CHECK(std::count(all.begin(), all.end(), '\n') == 21);
+}
+
+TEST_CASE("an export that is cut short is no export with a block left out") {
+    test::folder const dir("/tmp");
+    auto const file = dir / "usage.db";
+    {
+        written w(file);
+        w.numbers(0, 40'000);
+    }
+    auto const bytes = std::filesystem::file_size(file);
+    std::fstream(file, std::ios::in | std::ios::out | std::ios::binary).seekp(static_cast<std::streamoff>(bytes / 2))
+        << std::string(65536, '\xff');
+    auto j = journal::open(file, journal::mode::read_only);
+    REQUIRE(j);
+    auto const n = export_csv(**j, {}, [](std::string_view) { return true; });
+    REQUIRE_FALSE(n);
+    CHECK(n.error().code == errc::io);
 }
 
 TEST_CASE("memory does not grow with the length of an export") {
