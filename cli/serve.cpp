@@ -225,7 +225,7 @@ std::vector<portal::figure> figures_of(gateway::counters const& c) {
         {"connections_accepted_total", "Client connections accepted", {}, true, n(c.connections_accepted)},
         {"connections_shed_total", "Client connections closed at once, over a limit", {}, true, n(c.connections_shed)},
         {"clients_put_off_total",
-         "Messages left unread for a while, since more were ready than a worker takes on at once",
+         "Times that a client waited, unread, since more were ready than a worker takes on at once",
          {},
          true,
          n(c.clients_put_off)},
