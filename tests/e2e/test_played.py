@@ -240,7 +240,7 @@ def test_where_splice_is_not_allowed_long_bodies_are_copied(played, up, error, w
     with played.client() as c:
         for _ in range(3):
             assert c.get("/long", key).body == body
-            assert not pipes_of(played)
+            wait_until(lambda: not pipes_of(played), 5, "the end of the pipe")  # the client may have all before it is closed
     assert played.log().count("splice() does not work here") == 1
 
 
