@@ -74,13 +74,16 @@ bool nothing_kept(data_paths const& at) {
 // said.
 void must_have_been(std::string const& key_id, data_paths const& at, std::string const& key_prefix, usage::journal& journal) {
     std::string why;
+    std::unique_ptr<key_access> keys;
     try {
-        open_keys(at, key_prefix, missing::fail)->find(key_id);
+        keys = open_keys(at, key_prefix, missing::fail);
+        keys->find(key_id);
         return;
     } catch (failure const& e) {
-        if (e.code != exit_not_found) return;
+        if (!keys || e.code != exit_not_found) return;
         why = e.what();
     }
+    keys.reset();  // its lock is not needed while the account is read
     usage::filter of_all_times;
     of_all_times.key_id = key_id;
     auto const recorded = usage::has_record(journal, of_all_times);
@@ -140,9 +143,10 @@ int usage_export(usage_flags const& f, streams& s) {
         if (!opened) throw failure(opened.error());
         journal = std::move(*opened);
     }
+    auto const header = fmt::format("{}\r\n", usage::csv_columns);
     auto const csv_into = [&](std::function<bool(std::string_view)> const& sink) -> result<std::uint64_t> {
         if (journal) return usage::export_csv(*journal, wanted, sink);
-        sink(fmt::format("{}\r\n", usage::csv_columns));
+        sink(header);
         return 0;
     };
     auto const none_fits = [&] {
@@ -151,20 +155,16 @@ int usage_export(usage_flags const& f, streams& s) {
         must_have_been(wanted.key_id, at, settings.keys.prefix, *journal);
     };
     if (f.output.empty() || f.output == "-") {
-        std::string head;  // held back until it is known that the key is none that never was
         auto const write = [&](std::string_view piece) {
             return s.out.write(piece.data(), static_cast<std::streamsize>(piece.size())).good();
         };
-        bool begun = false;
+        bool header_alone = false;  // it waits until it is known that the key is none that never was
         auto const n = csv_into([&](std::string_view piece) {
-            if (!std::exchange(begun, true)) {
-                head = piece;
-                return true;
-            }
-            return write(std::exchange(head, {})) && write(piece);
+            header_alone = piece == header;
+            return header_alone || write(piece);
         });
         if (n && *n == 0) none_fits();
-        write(head);
+        if (header_alone) write(header);
         s.out.flush();
         if (!n) throw failure(n.error());
         if (*n == 0) s.err << "no record fits\n";

@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <cstdlib>
 #include <filesystem>
@@ -12,7 +13,7 @@
 
 #include "cli/data_dir.hpp"
 #include "tests/catch.hpp"
-#include "usage/journal.hpp"
+#include "tests/usage/support.hpp"
 
 namespace cli = latchkey::cli;
 namespace fs = std::filesystem;
@@ -54,6 +55,12 @@ std::string make_key(folder const& f, std::string const& name = "Ann") {
     auto const made = run({"keys", "create", "--name", name, "--json", "--data", f.data()});
     REQUIRE(made.code == 0);
     return std::string(boost::json::parse(made.out).at("id").as_string());
+}
+
+// As a gateway does, with so many records.
+void begin_account(folder const& f, std::uint64_t records = 0) {
+    latchkey::usage::test::written account(cli::data_paths(f.data()).usage_db);
+    if (records != 0) account.numbers(0, records);
 }
 
 }  // namespace
@@ -286,12 +293,8 @@ TEST_CASE("usage export writes the header, to stdout or to a file that appears w
 
 TEST_CASE("usage export of a key that never was is exit 3, and no file") {
     folder const f;
-    make_key(f, "Ann");
-    CHECK(run({"usage", "export", "--data", f.data()}).code == cli::exit_ok);
-    REQUIRE(latchkey::usage::journal::open(cli::data_paths(f.data()).usage_db, latchkey::usage::journal::mode::read_write)
-                .has_value());
-    auto const listed = run({"keys", "list", "--output", "json", "--data", f.data()}).out;
-    auto const id = listed.substr(listed.find("key_"), 20);
+    auto const id = make_key(f);
+    begin_account(f);
     auto const file = (f.path / "none.csv").string();
     for (std::string const& unknown : {std::string("none"), id + "x"}) {
         auto const got = run({"usage", "export", "--key", unknown, "--data", f.data()});
@@ -309,11 +312,51 @@ TEST_CASE("usage export of a key that never was is exit 3, and no file") {
     CHECK(fs::exists(file));
 }
 
+TEST_CASE("usage export of a key says nothing of it where there is no store to ask, or no account") {
+    for (bool const account : {true, false}) {
+        folder const f;
+        make_key(f);
+        if (account) {
+            begin_account(f);
+            fs::remove(cli::data_paths(f.data()).keys_db);
+        }
+        auto const got = run({"usage", "export", "--key", "key_none", "--data", f.data()});
+        CHECK(got.code == cli::exit_ok);
+        CHECK(got.err == "no record fits\n");
+        CHECK(std::count(got.out.begin(), got.out.end(), '\n') == 1);
+    }
+}
+
+TEST_CASE("usage export that is cut short leaves no file") {
+    folder const f;
+    make_key(f);
+    auto const db = cli::data_paths(f.data()).usage_db;
+    auto const file = (f.path / "u.csv").string();
+    constexpr std::uint64_t count = 40'000;
+    begin_account(f, count);
+    auto const whole = run({"usage", "export", "--data", f.data()});
+    CHECK(whole.code == cli::exit_ok);
+    CHECK(std::count(whole.out.begin(), whole.out.end(), '\n') == count + 1);
+    CHECK(run({"usage", "export", "--output", file, "--data", f.data()}).code == cli::exit_ok);
+    CHECK(fs::file_size(file) == whole.out.size());
+    fs::remove(file);
+    std::fstream(db, std::ios::in | std::ios::out | std::ios::binary).seekp(static_cast<std::streamoff>(fs::file_size(db) / 2))
+        << std::string(65536, '\xff');
+    auto const cut = run({"usage", "export", "--data", f.data()});
+    CHECK(cut.code == cli::exit_error);
+    CHECK(whole.out.starts_with(cut.out));
+    for (std::string const& key : {std::string(), std::string("key_none")}) {
+        std::vector<std::string> words{"usage", "export", "--output", file, "--data", f.data()};
+        if (!key.empty()) words.insert(words.end(), {"--key", key});
+        CHECK(run(words).code == cli::exit_error);
+        CHECK_FALSE(fs::exists(file));
+    }
+}
+
 TEST_CASE("a key's text in the place of its id is not repeated, whatever it begins with") {
     folder const f;
-    make_key(f, "Ann");
-    REQUIRE(latchkey::usage::journal::open(cli::data_paths(f.data()).usage_db, latchkey::usage::journal::mode::read_write)
-                .has_value());
+    make_key(f);
+    begin_account(f);
     for (std::string const text :
          {"key_live_4f9a8b7c6d5e4f3a2b1c", "key_FERyoHdiszGR2FnL9pF1VQFgmJGOrp2STEtg", "lk_UerGRUwgGKOO6C8"}) {
         for (std::vector<std::string> words :
@@ -328,7 +371,7 @@ TEST_CASE("a key's text in the place of its id is not repeated, whatever it begi
 
 TEST_CASE("a settings file that is not there is exit 3 for every command") {
     folder const f;
-    make_key(f, "Ann");
+    make_key(f);
     for (std::vector<std::string> words :
          {std::vector<std::string>{"check"}, {"serve"}, {"keys", "list"}, {"usage", "export"}, {"status"}}) {
         words.insert(words.end(), {"--config", "/nonexistent.toml"});

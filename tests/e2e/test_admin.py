@@ -184,6 +184,16 @@ def test_a_gateway_of_another_user_starts_on_what_roots_commands_made(others, up
     others.start()
 
 
+def test_settings_that_may_not_be_looked_at_are_no_reason_to_name_another_directory(others, tmp_path):
+    """`keys create` would begin a store there that no gateway reads."""
+    tmp_path.chmod(0o700)
+    (tmp_path / "latchkey.toml").write_text("")
+    done = subprocess.run([*USER, PROGRAM, "keys", "list", "--config", tmp_path / "latchkey.toml"], capture_output=True, text=True,
+                          timeout=bound(10), cwd="/")
+    assert done.returncode == 1 and "Permission denied" in done.stderr and "nothing was done" in done.stderr
+    assert "--data" not in done.stderr
+
+
 @pytest.mark.parametrize("name", ["usage.db", "keys.db"])
 def test_root_follows_no_link_that_stands_for_a_file_of_the_data_directory(others, tmp_path, name):
     foreign = tmp_path / "foreign"

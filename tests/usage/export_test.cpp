@@ -11,43 +11,9 @@
 using namespace latchkey;
 using namespace latchkey::usage;
 using test::sample;
+using test::written;
 
 namespace {
-
-struct written {
-    explicit written(std::string const& file) {
-        auto opened = journal::open(file, journal::mode::read_write);
-        REQUIRE(opened);
-        j = std::move(*opened);
-    }
-    // As many blocks as it takes.
-    void block(std::vector<record> const& records) {
-        block_packer p;
-        for (auto const& r : records) {
-            if (p.add(r)) continue;
-            seal(p);
-            REQUIRE(p.add(r));
-        }
-        seal(p);
-    }
-    void seal(block_packer& p) {
-        auto sealed = p.seal();
-        REQUIRE(sealed);
-        REQUIRE(j->append("r", ++cursor, p.meta(), *sealed));
-        p.clear();
-    }
-    void numbers(std::uint64_t from, std::uint64_t to) {
-        std::vector<std::unique_ptr<sample>> samples;
-        std::vector<record> records;
-        for (auto n = from; n < to; ++n) {
-            samples.push_back(std::make_unique<sample>(n));
-            records.push_back(samples.back()->r);
-        }
-        block(records);
-    }
-    std::unique_ptr<journal> j;
-    std::uint64_t cursor = 0;
-};
 
 std::string csv(journal& j, filter const& f = {}) {
     std::string all;

@@ -1,11 +1,13 @@
 #pragma once
-// What the usage tests share: a folder that goes away with the test, and records that are told apart by a number.
+// What the usage tests share: a folder that goes away with the test, records that are told apart by a number, and a journal of
+// them.
 
 #include <unistd.h>
 
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -112,5 +114,41 @@ inline std::vector<std::uint64_t> numbers_in(std::string const& journal_file) {
     each_record(**j, [&](record const& r) { numbers.push_back(number_of(r.request_id)); });
     return numbers;
 }
+
+// A journal with records in it.
+struct written {
+    explicit written(std::string const& file) {
+        auto opened = journal::open(file, journal::mode::read_write);
+        REQUIRE(opened);
+        j = std::move(*opened);
+    }
+    // As many blocks as it takes.
+    void block(std::vector<record> const& records) {
+        block_packer p;
+        for (auto const& r : records) {
+            if (p.add(r)) continue;
+            seal(p);
+            REQUIRE(p.add(r));
+        }
+        seal(p);
+    }
+    void seal(block_packer& p) {
+        auto sealed = p.seal();
+        REQUIRE(sealed);
+        REQUIRE(j->append("r", ++cursor, p.meta(), *sealed));
+        p.clear();
+    }
+    void numbers(std::uint64_t from, std::uint64_t to) {
+        std::vector<std::unique_ptr<sample>> samples;
+        std::vector<record> records;
+        for (auto n = from; n < to; ++n) {
+            samples.push_back(std::make_unique<sample>(n));
+            records.push_back(samples.back()->r);
+        }
+        block(records);
+    }
+    std::unique_ptr<journal> j;
+    std::uint64_t cursor = 0;
+};
 
 }  // namespace latchkey::usage::test
