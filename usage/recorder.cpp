@@ -34,11 +34,10 @@
 // pass goes in small steps with pauses between them, in which the worker has the processor; sealing a block and writing it do,
 // too. That leaves the flusher a fifth of the time, enough for 200,000 records a second where one takes a microsecond. The steps
 // are short (calm), or longer (brisk) where many records come, for a gateway that busy has no time to give away. Within a short
-// step the flusher offers the processor to whoever woke up meanwhile (sched_yield; Linux 6.18 takes it for
-// what is left of the flusher's slice, so a busy worker takes more than it is owed: brisk steps and rings that fill know no such
-// courtesy, or records would be lost). Nobody waits for pauses: they are left out while somebody is in flush() or stop(), and
-// while a ring is half full. Retention waits in its turn: for rings that fill, and for whoever waits; what it left is done a beat
-// later.
+// step the flusher offers the processor to whoever woke up meanwhile (sched_yield; Linux 6.18 takes it for what is left of the
+// flusher's slice, so a busy worker takes more than it is owed: brisk steps and rings that fill know no such courtesy, or records
+// would be lost). Nobody waits for pauses: they are left out while somebody is in flush() or stop(), and while a ring is half
+// full. Retention waits in its turn: for rings that fill, and for whoever waits; what it left is done a beat later.
 //
 // What a pass needs (journal, packer, positions) is guarded by `work`, so that flush() makes a pass on the caller's thread and
 // no hand-shake with the flusher is needed. state() takes only `status_guard`, which is never held during a pass.
