@@ -31,8 +31,9 @@
 // Positions count bytes since the file was made and only grow; a position's place is `position mod data size`. The committed
 // frames are those from `cursor` to `head`; head - cursor never exceeds the data size.
 //
-//   frame   0  u64  mark    position | kind. Kinds: 1 record; 3 record whose end stands in `final`; 2 pad, the rest of the
-//                           area is skipped (a pad has no more than these eight bytes). 0: nothing stands here.
+//   frame   0  u64  mark    position | kind. Kinds: 1 record; 3 record whose end stands in `final`; 4 one that was taken back;
+//                           2 pad, the rest of the area is skipped (a pad has no more than these eight bytes). 0: nothing
+//                           stands here.
 //           8  u32  length  of the whole frame, a multiple of 8
 //          12  u32  check   of position, length and everything from byte 40 on, seeded with the ring's id
 //          16  final        outcome, response bytes and duration as commit(...) set them, with a check of their own
@@ -46,13 +47,16 @@
 // page cache; what has to be right is therefore the order of the stores in the program, which the release stores below fix:
 //
 //   prepare  1 mark := 0, 2 frame from byte 8 on, 3 mark := position|1 (release)
-//            Killed before 3: no mark, nothing was said. After 3: a whole record stands at head, and recovery commits it.
+//            Killed before 3: no mark, nothing was said. After 3: a whole record stands at head, or behind others that are
+//            prepared, and recovery commits it.
 //            Where the record does not fit before the end of the area, a pad is written and head moves over it first: head
-//            then stands at a place that holds no valid mark of this position, as after any commit.
+//            then stands at a place that holds no valid mark of this position, as after any commit. Behind others that are
+//            prepared head stays, and whoever looks for the first prepared record looks behind a pad, too.
 //   commit   1 final, 2 mark := position|3 (release), 3 head := end (release). Without new values only step 3.
 //            Killed before 2: the record as it was prepared is valid, for its check does not cover `final`. Between 2 and 3: the
 //            record with its end is valid, and recovery commits it. After 3 it is committed.
-//   retract  mark := 0 (release). Killed before: the record counts as said; after: it does not.
+//   retract  mark := 0 (release), or where others are prepared behind it: mark := position|4 (release), head := end (release).
+//            Killed before: the record counts as said; after: it does not, and recovery passes over it.
 //
 // Memory orders between living threads. head: release by the producer, acquire by the consumer, so the consumer sees whole
 // frames. cursor: release by the consumer after its last look at a frame, acquire by the producer before it writes there. The
@@ -73,6 +77,7 @@ constexpr std::size_t id_chars = 32;
 constexpr std::uint64_t kind_record = 1;
 constexpr std::uint64_t kind_pad = 2;
 constexpr std::uint64_t kind_final = 3;
+constexpr std::uint64_t kind_void = 4;
 
 constexpr std::size_t request_id_bytes_max = 128;
 constexpr std::size_t name_bytes_max = 255;
@@ -376,10 +381,9 @@ ring::~ring() {
 }
 
 bool ring::prepare(record const& r, bool count_drop) noexcept {
-    assert(prepared_end_ == 0);
     texts const t(r);
     std::uint64_t const length = round_up(text_at + t.bytes());
-    std::uint64_t head = shared_->head.load(std::memory_order_relaxed);
+    std::uint64_t head = prepared_end_ != 0 ? prepared_end_ : shared_->head.load(std::memory_order_relaxed);
     std::uint64_t const free = mask_ + 1 - (head - shared_->cursor.load(std::memory_order_acquire));
     std::uint64_t const to_end = mask_ + 1 - (head & mask_);
     std::uint64_t const pad = to_end < length ? to_end : 0;
@@ -390,7 +394,7 @@ bool ring::prepare(record const& r, bool count_drop) noexcept {
     if (pad != 0) {
         mark_at(data_ + (head & mask_)).store(head | kind_pad, std::memory_order_release);
         head += pad;
-        shared_->head.store(head, std::memory_order_release);
+        if (prepared_end_ == 0) shared_->head.store(head, std::memory_order_release);
     }
     auto* const frame = data_ + (head & mask_);
     mark_at(frame).store(0, std::memory_order_relaxed);
@@ -404,18 +408,29 @@ bool ring::prepare(record const& r, bool count_drop) noexcept {
     return true;
 }
 
-void ring::commit() noexcept {
+// Where it stands, behind a pad if need be.
+std::uint64_t ring::first_prepared() const noexcept {
     assert(prepared_end_ != 0);
-    shared_->appended.store(shared_->appended.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-    shared_->head.store(prepared_end_, std::memory_order_release);
+    return past_pad(shared_->head.load(std::memory_order_relaxed));
+}
+
+// The first of the prepared ones, which ends there.
+void ring::resolved(std::uint64_t end) noexcept {
+    shared_->head.store(end, std::memory_order_release);
+    if (end != prepared_end_) return;
     // The next record's place was last touched a lap ago, and has long left the cache: it comes back while the next request runs.
-    for (std::uint64_t at = 0; at < usual_frame_bytes; at += 64) __builtin_prefetch(data_ + ((prepared_end_ + at) & mask_), 1);
+    for (std::uint64_t at = 0; at < usual_frame_bytes; at += 64) __builtin_prefetch(data_ + ((end + at) & mask_), 1);
     prepared_end_ = 0;
 }
 
+void ring::commit() noexcept {
+    auto const position = first_prepared();
+    shared_->appended.store(shared_->appended.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    resolved(position + load<std::uint32_t>(data_ + (position & mask_) + length_at));
+}
+
 void ring::commit(outcome end, std::uint64_t response_bytes, std::uint32_t duration_us) noexcept {
-    assert(prepared_end_ != 0);
-    auto const position = shared_->head.load(std::memory_order_relaxed);
+    auto const position = first_prepared();
     auto* const frame = data_ + (position & mask_);
     final_part f{response_bytes, duration_us, static_cast<std::uint32_t>(end), 0};
     f.check = shared_->final_check(position, f);
@@ -425,10 +440,16 @@ void ring::commit(outcome end, std::uint64_t response_bytes, std::uint32_t durat
 }
 
 void ring::retract() noexcept {
-    assert(prepared_end_ != 0);
-    auto const position = shared_->head.load(std::memory_order_relaxed);
-    mark_at(data_ + (position & mask_)).store(0, std::memory_order_release);
-    prepared_end_ = 0;
+    auto const position = first_prepared();
+    auto* const frame = data_ + (position & mask_);
+    auto const end = position + load<std::uint32_t>(frame + length_at);
+    if (end == prepared_end_) {  // its place is free again
+        mark_at(frame).store(0, std::memory_order_release);
+        prepared_end_ = 0;
+    } else {  // others stand behind it
+        mark_at(frame).store(position | kind_void, std::memory_order_release);
+        resolved(end);
+    }
 }
 
 bool ring::has_room() const noexcept {
@@ -490,11 +511,13 @@ bool decode(unsigned char const* frame, std::uint64_t length, record& out) noexc
 }  // namespace
 
 // The record frame at `position`, whose bytes end at or before position + `room`. Its length, or 0 where none stands there.
-std::uint64_t ring::frame_at(std::uint64_t position, std::uint64_t room, record& out) const noexcept {
+// `taken_back`: it is no record any more.
+std::uint64_t ring::frame_at(std::uint64_t position, std::uint64_t room, record& out, bool& taken_back) const noexcept {
     auto* const frame = data_ + (position & mask_);
     room = std::min(room, mask_ + 1 - (position & mask_));
     auto const mark = mark_at(frame).load(std::memory_order_acquire);
-    if ((mark != (position | kind_record) && mark != (position | kind_final)) || room < text_at) return 0;
+    taken_back = mark == (position | kind_void);
+    if ((mark != (position | kind_record) && mark != (position | kind_final) && !taken_back) || room < text_at) return 0;
     auto const length = load<std::uint32_t>(frame + length_at);
     if (length < text_at || length % 8 != 0 || length > room || length > frame_bytes_max) return 0;
     if (load<std::uint32_t>(frame + check_at) != shared_->frame_check(position, frame, length)) return 0;
@@ -509,30 +532,41 @@ std::uint64_t ring::frame_at(std::uint64_t position, std::uint64_t room, record&
     return length;
 }
 
+// `position`, or the place behind the pad that stands there.
+std::uint64_t ring::past_pad(std::uint64_t position) const noexcept {
+    bool const pad = mark_at(data_ + (position & mask_)).load(std::memory_order_acquire) == (position | kind_pad);
+    return pad ? position + mask_ + 1 - (position & mask_) : position;
+}
+
 bool ring::read_one(std::uint64_t& position, record& out, bool& damaged) const noexcept {
     auto const head = shared_->head.load(std::memory_order_acquire);
-    damaged = position % 8 != 0 || position > head || head - position > mask_ + 1;
-    if (damaged || position == head) return false;
-    auto const to_end = mask_ + 1 - (position & mask_);
-    if (mark_at(data_ + (position & mask_)).load(std::memory_order_acquire) == (position | kind_pad)) {
-        damaged = to_end > head - position;
-        if (!damaged) position += to_end;
+    for (bool taken_back = true; taken_back;) {
+        damaged = position % 8 != 0 || position > head || head - position > mask_ + 1;
         if (damaged || position == head) return false;
+        auto const begin = past_pad(position);
+        damaged = begin > head;
+        if (!damaged) position = begin;
+        if (damaged || position == head) return false;
+        auto const length = frame_at(position, head - position, out, taken_back);
+        damaged = length == 0;
+        position += length;
+        if (damaged) return false;
     }
-    auto const length = frame_at(position, head - position, out);
-    damaged = length == 0;
-    position += length;
-    return !damaged;
+    return true;
 }
 
 void ring::recover_prepared() noexcept {
-    auto const head = shared_->head.load(std::memory_order_acquire);
-    auto const free = mask_ + 1 - (head - shared_->cursor.load(std::memory_order_acquire));
     record found;
-    auto const length = frame_at(head, free, found);
-    if (length == 0) return;
-    shared_->appended.store(shared_->appended.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-    shared_->head.store(head + length, std::memory_order_release);
+    bool taken_back = false;
+    for (;;) {
+        auto const begin = past_pad(shared_->head.load(std::memory_order_acquire));
+        auto const used = begin - shared_->cursor.load(std::memory_order_acquire);
+        auto const length = used <= mask_ ? frame_at(begin, mask_ + 1 - used, found, taken_back) : 0;
+        if (length == 0) return;
+        if (!taken_back)
+            shared_->appended.store(shared_->appended.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+        shared_->head.store(begin + length, std::memory_order_release);
+    }
 }
 
 }  // namespace latchkey::usage

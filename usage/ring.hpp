@@ -4,7 +4,8 @@
 //
 // A record is *prepared* before the last byte of its response leaves, and *committed* or *retracted* right after that write:
 // recovery counts a prepared record as said, the flusher only takes committed ones. So after kill -9 a request whose response
-// reached its client whole is on record exactly once. At most one record is prepared at a time.
+// reached its client whole is on record exactly once. Several may be prepared before the first of them is committed or retracted,
+// where their responses leave by one system call: then that is done in the order in which they were prepared.
 
 #include <cstdint>
 #include <memory>
@@ -33,10 +34,10 @@ class ring {
 
     // Copies the record behind the committed ones. False: no room; counted in dropped() unless `count_drop` is false.
     bool prepare(record const&, bool count_drop = true) noexcept;
-    // Makes the prepared record final. The outcome, status, bytes and times may be set to what happened at last.
+    // Makes the first of the prepared records final. The outcome, status, bytes and times may be set to what happened at last.
     void commit() noexcept;
     void commit(outcome end, std::uint64_t response_bytes, std::uint32_t duration_us) noexcept;
-    // Takes the prepared record back (the last byte did not leave after all).
+    // Takes the first of the prepared records back (the last byte did not leave after all).
     void retract() noexcept;
     // True where a record of the greatest size fits now.
     bool has_room() const noexcept;
@@ -54,7 +55,7 @@ class ring {
     // A damaged record (length, checksum) ends the visit: `corrupt`. The visitor's views hold until release().
     template <class Visit>
     result<std::uint64_t> read(std::uint64_t from, std::size_t max_records, Visit&& visit);
-    // Commits the record that a killed producer had prepared, if there is one. Only where no producer runs.
+    // Commits what a killed producer had prepared. Only where no producer runs.
     void recover_prepared() noexcept;
     // Frees everything before `position` for the producer, after the journal has committed it.
     void release(std::uint64_t position) noexcept;
@@ -62,12 +63,15 @@ class ring {
   private:
     ring() = default;
     bool read_one(std::uint64_t& position, record& out, bool& damaged) const noexcept;
-    std::uint64_t frame_at(std::uint64_t position, std::uint64_t room, record& out) const noexcept;
+    std::uint64_t frame_at(std::uint64_t position, std::uint64_t room, record& out, bool& taken_back) const noexcept;
+    std::uint64_t past_pad(std::uint64_t position) const noexcept;
     struct layout;
     layout* shared_ = nullptr;
     unsigned char* data_ = nullptr;
     std::uint64_t mask_ = 0;
-    std::uint64_t prepared_end_ = 0;
+    std::uint64_t first_prepared() const noexcept;
+    void resolved(std::uint64_t end) noexcept;
+    std::uint64_t prepared_end_ = 0;  // of the last one; 0: there is none
     std::size_t mapped_ = 0;
     int descriptor_ = -1;
 };

@@ -247,6 +247,8 @@ TEST_CASE("rings and files of others in the same folder are not touched") {
 
 namespace {
 
+constexpr std::uint64_t together_max = 4;
+
 // The child of the kill test: appends records of `round` as fast as it can, says the number of each once it is prepared, and then
 // commits it in one of three ways. Never returns.
 [[noreturn]] void append_until_killed(recorder_options const& o, int acknowledge, std::uint64_t round) {
@@ -254,23 +256,25 @@ namespace {
     if (!opened) ::_exit(3);
     (*opened)->start();
     auto& ring = (*opened)->ring(0);
-    for (std::uint64_t n = 0;; ++n) {
-        sample const s(round << 32U | n);
-        if (!ring.prepare(s.r, false)) {
-            ::sched_yield();
-            --n;
-            continue;
+    for (std::uint64_t first = 0;;) {
+        // So many are prepared before the first of them is final.
+        std::uint64_t const most = 1 + first % together_max;
+        std::uint64_t end = first;
+        for (; end < first + most; ++end) {
+            sample const s(round << 32U | end);
+            if (!ring.prepare(s.r, false)) break;
+            auto const number = round << 32U | end;
+            if (end % 5 != 4 && ::write(acknowledge, &number, sizeof number) != sizeof number) ::_exit(4);
         }
-        if (n % 5 == 4) {
-            ring.retract();
-            continue;
+        if (end == first) ::sched_yield();
+        for (; first < end; ++first) {
+            if (first % 5 == 4)
+                ring.retract();
+            else if (first % 5 == 2)
+                ring.commit(outcome::client_aborted, 42, 43);
+            else
+                ring.commit();
         }
-        auto const number = round << 32U | n;
-        if (::write(acknowledge, &number, sizeof number) != sizeof number) ::_exit(4);
-        if (n % 5 == 2)
-            ring.commit(outcome::client_aborted, 42, 43);
-        else
-            ring.commit();
     }
 }
 
@@ -326,7 +330,8 @@ TEST_CASE("after kill -9 at any moment every acknowledged record is on record ex
 
     auto j = journal::open(p.journal_file, journal::mode::read_only);
     REQUIRE(j);
-    std::map<std::uint64_t, unsigned> unsaid;  // by round: prepared, and killed before it could say so
+    // By round: prepared, and killed before it could say so, or before it could take it back.
+    std::map<std::uint64_t, unsigned> unsaid;
     std::size_t wrong_values = 0;
     test::each_record(**j, [&](record const& r) {
         auto const number = test::number_of(r.request_id);
@@ -336,8 +341,8 @@ TEST_CASE("after kill -9 at any moment every acknowledged record is on record ex
         else
             ++said->second;
         bool const final_values = r.end == outcome::client_aborted && r.response_bytes == 42 && r.duration_us == 43;
-        bool const is_last =
-            acknowledged.find(number + 1) == acknowledged.end() && acknowledged.find(number + 2) == acknowledged.end();
+        auto const next = acknowledged.upper_bound(number + together_max);
+        bool const is_last = next == acknowledged.end() || next->first >> 32U != number >> 32U;
         bool const wants_final = (number & 0xffffffffU) % 5 == 2;
         if (wants_final != final_values && !is_last) ++wrong_values;
     });
@@ -350,5 +355,5 @@ TEST_CASE("after kill -9 at any moment every acknowledged record is on record ex
     CHECK(missing == 0);
     CHECK(twice == 0);
     CHECK(wrong_values == 0);
-    for (auto const& [round, times] : unsaid) CHECK(times == 1);
+    for (auto const& [round, times] : unsaid) CHECK(times <= 2);
 }

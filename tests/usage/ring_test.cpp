@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <csignal>
+#include <filesystem>
 #include <fstream>
 #include <thread>
 
@@ -119,6 +120,107 @@ TEST_CASE("a prepared record is not read before it is committed, and a retracted
     CHECK(numbers(*r).empty());
     append(*r, 2);
     CHECK(numbers(*r) == std::vector<std::uint64_t>{2});
+}
+
+TEST_CASE("several records are prepared before the first is final, and each is made final or taken back in its turn") {
+    test::folder const dir;
+    auto r = open_ring(dir / "a");
+    for (std::uint64_t n = 1; n <= 5; ++n) REQUIRE(r->prepare(sample(n).r));
+    CHECK(numbers(*r).empty());
+    r->commit();
+    CHECK(numbers(*r) == std::vector<std::uint64_t>{1});
+    r->retract();  // the second, behind which others stand
+    CHECK(numbers(*r) == std::vector<std::uint64_t>{1});
+    r->commit(outcome::client_aborted, 42, 43);
+    CHECK(numbers(*r) == std::vector<std::uint64_t>{1, 3});
+    REQUIRE(r->prepare(sample(6).r));
+    r->commit();
+    r->retract();  // the fifth
+    r->retract();  // the sixth, behind which nothing stands
+    CHECK(numbers(*r) == std::vector<std::uint64_t>{1, 3, 4});
+    append(*r, 7);
+    CHECK(numbers(*r) == std::vector<std::uint64_t>{1, 3, 4, 7});
+    CHECK(r->appended() == 4);
+    std::vector<outcome> ends;
+    REQUIRE(r->read(0, 10, [&](record const& x) { ends.push_back(x.end); }));
+    CHECK(ends[1] == outcome::client_aborted);
+    auto position = r->cursor();
+    numbers(*r, position);
+    r->release(position);
+    CHECK(r->fill() == 0);
+}
+
+TEST_CASE(
+    "records that are prepared together keep their order over many laps, those between that are taken back are passed over") {
+    test::folder const dir;
+    auto r = open_ring(dir / "a");
+    std::string const filler(path_bytes_max, 'p');
+    std::uint64_t position = 0;
+    std::vector<std::uint64_t> wanted;
+    std::vector<std::uint64_t> got;
+    std::uint64_t n = 0;
+    while (n < 20'000) {
+        std::vector<std::uint64_t> prepared;
+        for (std::uint64_t const most = 1 + n % 7; prepared.size() < most; ++n) {
+            sample s(n);
+            s.r.path = std::string_view(filler).substr(0, (n * 37) % path_bytes_max);
+            if (!r->prepare(s.r, false)) break;
+            prepared.push_back(n);
+        }
+        for (auto const m : prepared) {
+            if (m % 3 == 1) {
+                r->retract();
+            } else {
+                r->commit();
+                wanted.push_back(m);
+            }
+        }
+        if (!prepared.empty()) continue;
+        for (auto const m : numbers(*r, position)) got.push_back(m);
+        r->release(position);
+    }
+    for (auto const m : numbers(*r, position)) got.push_back(m);
+    CHECK(got == wanted);
+    CHECK(position > 10 * small);
+    CHECK(r->appended() == wanted.size());
+}
+
+// The file is copied while it is mapped: what a kill at that moment leaves.
+TEST_CASE("recovery finds all that was prepared, behind a pad too, and nothing that was taken back") {
+    test::folder const dir;
+    auto r = open_ring(dir / "a");
+    std::string const filler(path_bytes_max, 'p');
+    std::uint64_t position = 0;
+    std::uint64_t laps = 0;
+    for (std::uint64_t n = 0; laps < 40; ++n) {
+        std::vector<std::uint64_t> wanted;
+        std::uint64_t const first = n * 8;
+        std::size_t prepared = 0;
+        for (; prepared < 4; ++prepared) {
+            sample s(first + prepared);
+            s.r.path = std::string_view(filler).substr(0, ((first + prepared) * 137) % path_bytes_max);
+            REQUIRE(r->prepare(s.r));
+        }
+        if (n % 3 != 0) r->retract();
+        if (n % 3 == 2) r->commit();
+        for (std::uint64_t m = first + (n % 3 == 0 ? 0 : 1); m < first + prepared; ++m) wanted.push_back(m);
+        std::filesystem::copy_file(dir / "a", dir / "b", std::filesystem::copy_options::overwrite_existing);
+        {
+            auto killed = open_ring(dir / "b");
+            killed->recover_prepared();
+            CHECK(numbers(*killed) == wanted);
+            killed->recover_prepared();
+            CHECK(numbers(*killed) == wanted);
+            append(*killed, 99);
+            wanted.push_back(99);
+            CHECK(numbers(*killed) == wanted);
+        }
+        for (std::size_t left = prepared - (n % 3 == 0 ? 0 : n % 3 == 1 ? 1 : 2); left != 0; --left) r->commit();
+        auto const before = position;
+        numbers(*r, position);
+        r->release(position);
+        laps += position / small - before / small;
+    }
 }
 
 TEST_CASE("strings longer than a record may hold are cut, and a cut path ends in dots") {
