@@ -71,7 +71,7 @@ constexpr std::size_t page_bytes = 4096;
 constexpr std::uint64_t data_bytes_min = 64 * 1024;
 constexpr std::uint64_t data_bytes_max = 1ULL << 40;
 constexpr std::uint64_t ring_magic = 0x31474e495255'4b4cULL;  // "LKURING1" in memory on a little-endian machine
-constexpr std::uint32_t ring_version = 1;
+constexpr std::uint32_t ring_version = 2;                     // 1: no record was ever taken back while another stood behind it
 constexpr std::size_t id_chars = 32;
 
 constexpr std::uint64_t kind_record = 1;
@@ -337,6 +337,7 @@ bool is_unfinished(int descriptor) {
 }  // namespace
 
 result<std::unique_ptr<ring>> ring::open(std::string const& file, std::uint64_t bytes, std::optional<unsigned> also_of) {
+    bool const to_append = bytes != 0;
     if (bytes != 0 && (!std::has_single_bit(bytes) || bytes < data_bytes_min || bytes > data_bytes_max))
         return refuse(errc::invalid_argument, file, "must have a power of two from 64 KiB for its size");
     error said{};
@@ -372,8 +373,12 @@ result<std::unique_ptr<ring>> ring::open(std::string const& file, std::uint64_t 
     if (self->shared_->magic.load() == ring_magic && self->shared_->version > ring_version)
         return refuse(errc::newer_schema, file, "was made by a later Latchkey; start that one once, or remove the file");
     if (auto const* why = self->shared_->why_unusable(bytes)) return refuse(errc::corrupt, file, why);
+    if (to_append && self->outdated())
+        return refuse(errc::conflict, file, "was made by an earlier Latchkey; recover and remove it first");
     return self;
 }
+
+bool ring::outdated() const noexcept { return shared_->version < ring_version; }
 
 ring::~ring() {
     if (shared_ != nullptr) ::munmap(shared_, mapped_);

@@ -21,10 +21,10 @@ namespace latchkey::usage {
 class ring {
   public:
     // Opens or makes `file` (mode 0600, never through a symbolic link) with a data area of `bytes` (a power of two, from
-    // 64 KiB). An existing file of the same size goes on at its positions; of another size: `conflict`, recover and remove it
-    // first. `bytes` 0 takes an existing file as it is and makes none: `not_found` where there is none, or one that was never
-    // finished. A link or a file that is not ours alone: `not_allowed`; for root, what belongs to the user `also_of` is ours too.
-    // Held by a running process: `busy`. Damaged: `corrupt`.
+    // 64 KiB). An existing file of the same size goes on at its positions; of another size, or outdated: `conflict`, recover and
+    // remove it first. `bytes` 0 takes an existing file as it is and makes none: `not_found` where there is none, or one that was
+    // never finished. A link or a file that is not ours alone: `not_allowed`; for root, what belongs to the user `also_of` is
+    // ours too. Held by a running process: `busy`. Damaged: `corrupt`.
     static result<std::unique_ptr<ring>> open(std::string const& file, std::uint64_t bytes, std::optional<unsigned> also_of = {});
     ~ring();
     ring(ring const&) = delete;
@@ -51,6 +51,7 @@ class ring {
     std::string_view id() const noexcept;   // 32 hex characters, made with the file
     std::uint64_t cursor() const noexcept;  // position up to which the journal has everything
     std::uint64_t size() const noexcept { return mask_ + 1; }
+    bool outdated() const noexcept;  // made by an earlier Latchkey that would not read what we write: to be recovered, no more
     // Visits committed records from `from` on, at most `max_records`; returns the position behind the last one visited.
     // A damaged record (length, checksum) ends the visit: `corrupt`. The visitor's views hold until release().
     template <class Visit>

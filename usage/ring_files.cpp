@@ -148,6 +148,8 @@ result<taken> take_records(ring& from, std::uint64_t& position, journal& into, b
         sum.records += records;
         if (counted != nullptr) counted->fetch_add(records, std::memory_order_relaxed);
     }
+    // Nothing but records that were taken back: their place is free, and the journal need not know.
+    if (at != position) from.release(position = at);
     return sum;
 }
 
@@ -174,7 +176,7 @@ result<std::unique_ptr<ring>> recover_ring(std::string const& file, std::uint64_
     recovered += took->records;
     if (took->damaged) {
         move_aside(file, "the usage ring " + file + " is damaged");
-    } else if (found.size() == keep_bytes) {
+    } else if (found.size() == keep_bytes && !found.outdated()) {
         found.release(position);
         return std::move(*opened);
     } else if (auto done = remove_file(file); !done) {

@@ -127,3 +127,26 @@ TEST_CASE("whoever asks for it is called between the steps of a pass") {
     CHECK(blocks == std::vector<std::uint64_t>{4096, 904});
     CHECK(sorted(test::numbers_in(p.journal_file)) == range(0, 5000));
 }
+
+TEST_CASE("records that were all taken back leave their place, and the journal as it was") {
+    place const p;
+    auto r = place::open(p.options(1));
+    auto& ring = r->ring(0);
+    std::string const path(path_bytes_max, 'p');
+    for (std::uint64_t n = 0; n < 4000; n += 8) {
+        for (std::uint64_t i = 0; i < 8; ++i) {
+            sample s(n + i);
+            s.r.path = path;
+            REQUIRE(ring.prepare(s.r));
+        }
+        for (unsigned i = 0; i < 8; ++i) ring.retract();
+        if (ring.fill() < 0.5) continue;
+        REQUIRE(r->flush());
+        CHECK(ring.fill() == 0);
+    }
+    CHECK(ring.cursor() > 4 * ring.size());
+    CHECK(test::numbers_in(p.journal_file).empty());
+    append(*r, 0, 0, 3);
+    REQUIRE(r->flush());
+    CHECK(sorted(test::numbers_in(p.journal_file)) == range(0, 3));
+}

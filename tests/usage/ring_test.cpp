@@ -522,6 +522,44 @@ TEST_CASE("ring files that are not ours, not whole or not rings are refused by k
     }
 }
 
+namespace {
+
+// As the first version made them: the header's first line, and record 7.
+constexpr std::string_view old_header =
+    "4c4b5552494e4731010000000010000000000100000000003034643464333034313736636331356463653564656166343132666534663766"
+    "055b88fec2eaa896";
+constexpr std::string_view old_frame =
+    "0100000000000000d8000000c5941d10000000000000000000000000000000000000000000000000076c50c4a00100003301000000000000"
+    "0700000000000000ef030000fb01000000000000000000000000ffff0a000007c8000c00002007141407030f303030303030303030303030"
+    "303030303030303030303030303030303030303742696c6c696e676170705f303132333435363738396162636465666b65795f6f64643030"
+    "303030303030303030303064656661756c744745546170692e6578616d706c652e636f6d2f76312f7468696e67732f37";
+
+std::string bytes_of(std::string_view hex) {
+    std::string out;
+    for (std::size_t i = 0; i < hex.size(); i += 2)
+        out += static_cast<char>(std::stoi(std::string(hex.substr(i, 2)), nullptr, 16));
+    return out;
+}
+
+}  // namespace
+
+TEST_CASE("a ring of an earlier version is recovered, and not appended to") {
+    test::folder const dir;
+    auto const file = dir / "a";
+    std::ofstream(file) << "";
+    std::filesystem::resize_file(file, page + small);
+    ::chmod(file.c_str(), 0600);
+    poke(file, 0, bytes_of(old_header));
+    poke(file, page, bytes_of(old_frame));  // prepared, and killed
+    CHECK(refusal(file) == errc::conflict);
+    auto opened = ring::open(file, 0);
+    REQUIRE(opened);
+    CHECK((*opened)->outdated());
+    (*opened)->recover_prepared();
+    CHECK(numbers(**opened) == std::vector<std::uint64_t>{7});
+    CHECK_FALSE(open_ring(dir / "b")->outdated());
+}
+
 TEST_CASE("a ring that a kill left unfinished is made anew") {
     test::folder const dir;
     auto const file = dir / "a";
