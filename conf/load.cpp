@@ -222,6 +222,7 @@ settings read_all(notes& to, toml::table const& file, places& at) {
     read_listeners(to, top, out);
     top.text("data_dir", out.data_dir);
     top.number("workers", out.workers, {1, 256, true});
+    top.flag("io_uring", out.io_uring);
     top.texts("trusted_proxies", out.trusted_proxies, cidr_problem);
     top.duration("drain", out.drain, 0ms, 1h);
     top.duration("takeover", out.takeover, 1s, 10min);

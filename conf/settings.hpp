@@ -142,6 +142,7 @@ struct settings {
     endpoint admin_listen{"127.0.0.1", 8081};           // `admin_listen`: /livez, /readyz, /metrics; loopback by default
     std::string data_dir = "latchkey-data";             // `data_dir`: keys.db, usage.db, admin.sock
     std::uint32_t workers = 0;                          // `workers` 0: one a core; else 1..256
+    bool io_uring = true;                               // `io_uring` false: no system call serves several sockets
     std::vector<std::string> trusted_proxies;           // addresses or CIDR whose X-Forwarded-* and Forwarded are appended to
     milliseconds drain{30'000};                         // `drain` 0..1h: SIGTERM to hard stop
     milliseconds takeover{30'000};        // `takeover` 1s..10min: start of a successor (reload) to its first request

@@ -36,8 +36,8 @@ bool has(queue& q, std::size_t least) noexcept {
     return o != nullptr;
 }
 
-// Two of Asio's private members (an explicit instantiation may name them): its epoll descriptor, and the events that a descriptor
-// is registered for, which it uses again when it asks for more.
+// Three of Asio's private members (an explicit instantiation may name them): its epoll descriptor; the events that a descriptor
+// is registered for, which it uses again when it asks for more; and who waits for them.
 struct epoll_descriptor {
     using type = int epoll_reactor::*;
     friend type member(epoll_descriptor);
@@ -52,6 +52,11 @@ struct opened {
 };
 template struct opened<epoll_descriptor, &epoll_reactor::epoll_fd_>;
 template struct opened<registered_events, &epoll_reactor::descriptor_state::registered_events_>;
+struct waiting_operations {
+    using type = asio::detail::op_queue<asio::detail::reactor_op> (epoll_reactor::descriptor_state::*)[epoll_reactor::max_ops];
+    friend type member(waiting_operations);
+};
+template struct opened<waiting_operations, &epoll_reactor::descriptor_state::op_queue_>;
 
 }  // namespace
 
@@ -92,8 +97,10 @@ class reactor::run_now {
 
     void operator()() {
         while (auto* const o = all_.front()) {
+            if (ahead_ == 0 && reactor_.gathering_) read_ahead();
             all_.pop();
             ++done_;
+            if (ahead_ != 0) --ahead_;
             std::size_t const found = events::of(*o);
             reactor_.found_ = o;
             reactor_.found_ended_ = (found & EPOLLRDHUP) != 0;
@@ -102,9 +109,28 @@ class reactor::run_now {
     }
 
   private:
+    // Reads by one call what so many of them bring as may wait for each other. An event behind it tells of what comes behind it.
+    void read_ahead() noexcept {
+        call_batch& calls = reactor_.calls_;
+        bool const several = reactor_.waiting_max_ > 1 && calls.usable();
+        // (Those that wait already hold buffers, too.)
+        std::size_t const most = reactor_.waiting_max_ - std::min(reactor_.waiting_, reactor_.waiting_max_);
+        for (auto* o = all_.front(); o && ahead_ < most && !calls.full(); o = op_queue_access::next(o), ++ahead_) {
+            if (!several || (events::of(*o) & (EPOLLIN | EPOLLERR | EPOLLHUP)) != EPOLLIN) continue;
+            auto* const d = static_cast<per_descriptor_data>(static_cast<void*>(o));
+            auto* const waits = (d->*member(waiting_operations()))[read_op].front();
+            if (waits && waits->cancellation_key_ == waits) {
+                auto& r = static_cast<reading&>(*waits);
+                r.queue_read(r, calls);
+            }
+        }
+        if (calls.queued() != 0) calls.run();
+    }
+
     reactor& reactor_;
     queue& found_;
     queue all_;
+    std::size_t ahead_ = 0;  // so many of the first were looked at by read_ahead()
     long done_ = 0;
 };
 
@@ -127,7 +153,7 @@ int reactor::add(int descriptor, per_descriptor_data& data, message comes) {
 }
 
 void reactor::run(long wait_us, queue& found) {
-    ++looks_;
+    if (looks_++ == 0) calls_.usable();  // its descriptor is opened while there are some
     epoll_reactor::run(after_look_.empty() && put_off_.empty() ? wait_us : 0, found);
     put_off(found);
     if (!found.empty()) run_now(*this, found)();
@@ -217,6 +243,7 @@ void reactor::step(list& messages, part first) noexcept {
     go_on(messages, several);
     for (auto p = static_cast<std::size_t>(first) + 1; p < turns_.size(); ++p) {
         part_ = static_cast<part>(p);
+        if (part_ == part::send) send_together(turns_[p]);
         go_on(turns_[p], true);
     }
 }
@@ -229,6 +256,21 @@ void reactor::go_on(list& all, bool several) noexcept {
         w.go_on(w);
     }
     step_ns_ = 0;
+}
+
+void reactor::send_together(list& turns) noexcept {
+    if (turns.empty() || std::next(turns.begin()) == turns.end() || !calls_.usable()) return;
+    unsigned n = 0;
+    for (waiting& w : turns) {
+        if (calls_.full()) break;
+        if (n++ % clock_shared_by == 0) step_ns_ = steady_ns();
+        auto& t = static_cast<turn&>(w);
+        t.begun_ = t.out_ && t.out_->begin(calls_);
+    }
+    step_ns_ = 0;
+    if (calls_.queued() != 0) calls_.run();
+    for (waiting& w : turns)
+        if (auto& t = static_cast<turn&>(w); t.begun_) t.out_->end();
 }
 
 void reactor::turn::resume(waiting& w) noexcept { static_cast<turn&>(w).awaiting_.resume(); }

@@ -4,8 +4,9 @@
 // Each system call pushes the program's code out of the processor's first cache, so what is done between two of them runs cold:
 // read, decide, send, one message after the other, costs more than its instructions. So where many descriptors are ready, all
 // their messages are read first. Then all answers are decided, then sent; then all requests, which find the upstream
-// connections that the answers have set free. Where few are ready, each goes on at once: the upstream works while the next is
-// read, and its answer is there before the worker would go to sleep.
+// connections that the answers have set free. And all are read, or sent, by one system call (call_batch.hpp). Where few are
+// ready, each goes on at once: the upstream works while the next is read, and its answer is there before the worker would go to
+// sleep.
 //
 // Where more is ready than a look shows, the kernel shows it in the order in which it became ready: the answer to a request
 // behind the requests of all other clients. All would be read before one is served, and what was read would have left the caches
@@ -25,6 +26,7 @@
 #include <cstdint>
 
 #include "base/clock.hpp"
+#include "gateway/call_batch.hpp"
 #include "gateway/net.hpp"
 #include "gateway/tally.hpp"
 
@@ -50,6 +52,17 @@ class reactor final : public asio::detail::epoll_reactor {
     // it is not known what earlier ones told.
     bool tells_of_more(per_descriptor_data d) const noexcept { return d == found_ && !found_ended_; }
 
+    // A wait for readability whose read may be made together with others', before its turn.
+    struct reading : asio::detail::reactor_op {
+        // Queues that read, or does not; perform() finds the result.
+        using function = void (*)(reading&, call_batch&) noexcept;
+        reading(perform_func_type performs, func_type completes, function f)
+            : reactor_op({}, performs, completes), queue_read(f) {
+            cancellation_key_ = this;  // by which it is known
+        }
+        function queue_read;
+    };
+
     // What waits for its step.
     struct waiting : intrusive::slist_base_hook<> {
         using function = void (*)(waiting&) noexcept;
@@ -72,10 +85,22 @@ class reactor final : public asio::detail::epoll_reactor {
     // that its decision will need.
     enum class part : std::uint8_t { look, decide, send };
 
-    // To be awaited before one begins: goes on when all others of this step are as far. Whether it waited for them.
+    // A write that may be made together with those of others whose turn it is: first all begin, then all are made, then all end,
+    // and nothing else is done in between.
+    class outgoing {
+      public:
+        virtual bool begin(call_batch&) noexcept = 0;  // queues it; false: it is to be made alone, later
+        virtual void end() noexcept = 0;
+
+      protected:
+        ~outgoing() = default;
+    };
+
+    // To be awaited before one begins: goes on when all others of this step are as far. Whether it waited for them. Before
+    // part::send, `out` may have been made by then.
     class [[nodiscard]] turn : waiting {
       public:
-        turn(reactor& r, part next) : waiting(&resume), reactor_(r), next_(next) {}
+        turn(reactor& r, part next, outgoing* out = nullptr) : waiting(&resume), reactor_(r), next_(next), out_(out) {}
         bool await_ready() const noexcept { return reactor_.part_ >= next_; }
         void await_suspend(std::coroutine_handle<> h) noexcept {
             awaiting_ = h;
@@ -84,9 +109,12 @@ class reactor final : public asio::detail::epoll_reactor {
         bool await_resume() const noexcept { return static_cast<bool>(awaiting_); }
 
       private:
+        friend reactor;
         static void resume(waiting&) noexcept;
         reactor& reactor_;
         part next_;
+        bool begun_ = false;
+        outgoing* out_;
         std::coroutine_handle<> awaiting_;
     };
 
@@ -107,6 +135,9 @@ class reactor final : public asio::detail::epoll_reactor {
     std::uint64_t put_off_total() const noexcept { return put_off_total_.get(); }
     // How often it has looked.
     std::uint64_t looks() const noexcept { return looks_; }
+
+    // By which those of a step are read and sent.
+    call_batch& calls() noexcept { return calls_; }
 
     // Serves what waits for its step, now.
     void serve() noexcept;
@@ -146,11 +177,13 @@ class reactor final : public asio::detail::epoll_reactor {
     explicit reactor(io_context& io);
     void step(list& messages, part first) noexcept;
     void go_on(list& all, bool several) noexcept;
+    void send_together(list& turns) noexcept;
 
     asio::detail::scheduler& scheduler_;
     list answers_;
     list requests_;
-    std::array<list, 3> turns_;  // [part]: who waits for it
+    std::array<list, 3> turns_;  // [part]: who waits for it; turns
+    call_batch calls_;
     list after_look_;
     descriptors put_off_;  // closed ones, too
     tally put_off_total_;

@@ -72,10 +72,11 @@ task<refusal> session::ask_upstream(exchange& x) {
         if (why == refusal::none && !write_request_lines(x)) why = refusal::head_too_large;
         if (why == refusal::none) {
             std::size_t const body_bytes = gather_request(x);
-            if (co_await reactor::turn(w_.poller(), reactor::part::send)) x.asked_ns = last_ns_ = w_.poller().now();
+            first_write_up first(*this, x);
+            if (co_await reactor::turn(w_.poller(), reactor::part::send, &first)) first.waited();
             // The head goes out first, for the answer's will take its place.
             error_code stalled;
-            if (!try_write_up(x, x.unsent) && x.unsent.left() > body_bytes) {
+            if (!first.done() && x.unsent.left() > body_bytes) {
                 stalled = co_await write_up(x, x.unsent, body_bytes);
                 if (!stalled) x.asked_ns = steady_ns();
             }
@@ -255,8 +256,9 @@ task<refusal> session::read_answer(exchange& x) {
     response r;
     if (!compose_response(x, h, frame, r)) co_return refusal::upstream_invalid;
     error_code ec;
-    if (co_await reactor::turn(w_.poller(), reactor::part::send)) last_ns_ = w_.poller().now();
-    if (!try_send(x, r.first, r.last, ec)) ec = co_await send(x, r.first, r.last);
+    first_send first(*this, x, r.first, r.last);
+    if (co_await reactor::turn(w_.poller(), reactor::part::send, &first)) first.waited();
+    if (!first.done(ec)) ec = co_await send(x, r.first, r.last);
     r.more.reset();
     bool sent = !ec;
     if (ec) break_off(x, ec == asio::error::timed_out ? usage::outcome::timed_out : usage::outcome::client_aborted);
@@ -512,21 +514,49 @@ void session::break_off(exchange& x, usage::outcome how) noexcept {
 // True: all of it went out, or `ec` says why nothing more can.
 template <class Bytes>
 bool session::try_send(exchange& x, Bytes& p, bool last, error_code& ec) {
-    bool const prepared = last && prepare_record(x, x.response_bytes + p.left(), false);
+    bool const prepared = begin_send(x, p.left(), last);
     io_result const r = write_some(client_, p);
+    return end_send(x, r, p.left(), prepared, ec);
+}
+
+bool session::begin_send(exchange& x, std::size_t left, bool last) noexcept {
+    return last && prepare_record(x, x.response_bytes + left, false);
+}
+
+// `left` behind the write.
+bool session::end_send(exchange& x, io_result const& r, std::size_t left, bool prepared, error_code& ec) noexcept {
     x.response_bytes += r.n;
     if (prepared) {
-        if (p.left() == 0) {
+        if (left == 0) {
             w_.ring().commit();
             committed(x);
         } else {
             w_.ring().retract();
         }
     }
-    if (p.left() == 0) return true;
+    if (left == 0) return true;
     if (!r.ec || would_block(r.ec)) return false;
     ec = r.ec;
     return true;
+}
+
+// Its record is prepared when all of this step have been decided: what they waited for each other counts for them.
+bool session::first_send::begin(call_batch& calls) noexcept {
+    if (!s_.client_.queue_write(calls, p_.rest(), result_)) return false;
+    s_.last_ns_ = s_.w_.poller().now();
+    begun_ = true;
+    prepared_ = s_.begin_send(x_, p_.left(), last_);
+    return true;
+}
+
+void session::first_send::waited() noexcept {
+    if (!begun_) s_.last_ns_ = s_.w_.poller().now();
+}
+
+void session::first_send::end() noexcept {
+    s_.client_.written(result_);
+    p_.advance(result_.n);
+    done_ = s_.end_send(x_, result_, p_.left(), prepared_, ec_);
 }
 
 template <class Bytes>
@@ -547,12 +577,29 @@ template task<error_code> session::send(exchange&, pieces&, bool);
 // --- Writing to the upstream.
 
 // True: all of it went out, or the upstream takes no more (then it may have answered before it stopped listening: read on).
-bool session::try_write_up(exchange& x, pieces& p) {
-    io_result const r = x.up->io.write_now(p.rest());
+bool session::try_write_up(exchange& x, pieces& p) { return wrote_up(x, p, x.up->io.write_now(p.rest())); }
+
+bool session::wrote_up(exchange& x, pieces& p, io_result const& r) noexcept {
     x.up_bytes += r.n;
     p.advance(r.n);
     x.upstream_deaf = r.ec && !would_block(r.ec);
     return p.left() == 0 || x.upstream_deaf;
+}
+
+bool session::first_write_up::begin(call_batch& calls) noexcept {
+    if (!x_.up->io.queue_write(calls, x_.unsent.rest(), result_)) return false;
+    x_.asked_ns = s_.last_ns_ = s_.w_.poller().now();
+    begun_ = true;
+    return true;
+}
+
+void session::first_write_up::waited() noexcept {
+    if (!begun_) x_.asked_ns = s_.last_ns_ = s_.w_.poller().now();
+}
+
+void session::first_write_up::end() noexcept {
+    x_.up->io.written(result_);
+    done_ = s_.wrote_up(x_, x_.unsent, result_);
 }
 
 // What that left, until no more than `rest` is left of it. An error where the upstream took nothing for too long, or was not to.

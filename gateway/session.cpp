@@ -431,16 +431,17 @@ task<refusal> session::refuse(exchange& x, refusal why) {
     p.add(space, write_refusal(space, why, c));
     linger_ = close;
     error_code ec;
+    first_send first(*this, x, p, true);
     // Who only waits to be refused takes no other's place.
     if (x.in_flight && !x.up) {
         x.in_flight = false;
         w_.count().in_flight.subtract();
     }
-    if (x.out && co_await reactor::turn(w_.poller(), reactor::part::send))
-        last_ns_ = w_.poller().now();  // the spare space cannot be held across a wait
-    if (x.out)
+    if (x.out && co_await reactor::turn(w_.poller(), reactor::part::send, &first))
+        first.waited();  // the spare space cannot be held across a wait
+    if (bool const done = first.done(ec); !done && x.out)
         ec = co_await send(x, p, true);
-    else if (!try_send(x, p, true, ec))
+    else if (!done)
         ec = asio::error::no_buffer_space;
     if (ec) {
         x.end = w_.closing()                   ? usage::outcome::shut_down

@@ -188,9 +188,14 @@ class alignas(cache_line_bytes) session : public sweep_list::member {
     // (of pieces or a pipe_lease)
     template <class Bytes>
     bool try_send(exchange&, Bytes&, bool last, error_code&);
+    class first_send;
+    class first_write_up;
+    bool begin_send(exchange&, std::size_t left, bool last) noexcept;
+    bool end_send(exchange&, io_result const&, std::size_t left, bool prepared, error_code&) noexcept;
     template <class Bytes>
     task<error_code> send(exchange&, Bytes&, bool last);
     bool try_write_up(exchange&, pieces&);
+    bool wrote_up(exchange&, pieces&, io_result const&) noexcept;
     task<error_code> write_up(exchange&, pieces&, std::size_t rest);
     void break_off(exchange&, usage::outcome) noexcept;
 
@@ -219,6 +224,46 @@ class alignas(cache_line_bytes) session : public sweep_list::member {
     address_bytes address_;
     std::array<char, 46> address_text_;
     std::uint8_t address_size_ = 0;
+};
+
+// The first write of a message, which may be made with those of others: to be handed to its turn, then done() says how it went.
+// (relay.cpp)
+class session::first_send final : public reactor::outgoing {
+  public:
+    first_send(session& s, exchange& x, pieces& p, bool last) : s_(s), x_(x), p_(p), last_(last) {}
+    bool begin(call_batch&) noexcept override;
+    void end() noexcept override;
+    void waited() noexcept;  // for its turn
+    // As try_send().
+    bool done(error_code& ec) { return begun_ ? (ec = ec_, done_) : s_.try_send(x_, p_, last_, ec); }
+
+  private:
+    session& s_;
+    exchange& x_;
+    pieces& p_;
+    bool last_;
+    bool prepared_ = false;
+    bool begun_ = false;
+    bool done_ = false;
+    error_code ec_;
+    io_result result_;
+};
+
+class session::first_write_up final : public reactor::outgoing {
+  public:
+    first_write_up(session& s, exchange& x) : s_(s), x_(x) {}
+    bool begin(call_batch&) noexcept override;
+    void end() noexcept override;
+    void waited() noexcept;
+    // As try_write_up().
+    bool done() { return begun_ ? done_ : s_.try_write_up(x_, x_.unsent); }
+
+  private:
+    session& s_;
+    exchange& x_;
+    bool begun_ = false;
+    bool done_ = false;
+    io_result result_;
 };
 
 }  // namespace latchkey::gateway

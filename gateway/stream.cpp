@@ -59,10 +59,7 @@ io_result peek(int descriptor) noexcept {
     return receive_from(descriptor, &byte, 1, MSG_PEEK);
 }
 
-stream::stream(reactor& r) : reactor_(r), read_(*this), write_(*this) {
-    read_.cancellation_key_ = &read_;
-    write_.cancellation_key_ = &write_;
-}
+stream::stream(reactor& r) : reactor_(r), read_(*this), write_(*this) {}
 
 stream::~stream() {
     close();
@@ -166,6 +163,16 @@ bool stream::read_op::borrow() {
 void stream::read_op::give_back() noexcept {
     into->reset();
     if (promised) pool->promise_small(*promised);
+}
+
+// The wait was ended between its read and its turn.
+void stream::read_op::keep_what_came() noexcept {
+    if (bytes_transferred_ == 0 || owner.descriptor_ < 0) {
+        bytes_transferred_ = 0;
+        return give_back();
+    }
+    ec_ = {};
+    owner.filled_ = bytes_transferred_ == into->size();
 }
 
 stream::read_awaiter stream::read_next(buffer_pool& pool, lease& into, bool large, promise* promised) noexcept {
@@ -297,6 +304,16 @@ void stream::arm_read(bool try_first) noexcept {
     new_ = false;
 }
 
+// A short message may be read with others', before its event is served.
+void stream::queue_read(reactor::reading& base, call_batch& calls) noexcept {
+    auto& o = static_cast<read_op&>(base);
+    stream& s = o.owner;
+    bool const alone = !o.pool || o.watch || o.handshake || o.pipe || o.large || s.tls_ || s.descriptor_ < 0;
+    if (alone || !o.borrow()) return;
+    o.ahead = true;
+    calls.receive(s.descriptor_, o.into->data(), o.into->size(), o.ec_, o.bytes_transferred_);
+}
+
 // Runs inside the loop when the descriptor became readable (or at once, where the reactor knows of unread bytes).
 status stream::perform_read(asio::detail::reactor_op* base) {
     auto& o = *static_cast<read_op*>(base);
@@ -331,11 +348,13 @@ status stream::perform_read(asio::detail::reactor_op* base) {
         data = o.into->data();
         size = o.into->size();
     }
-    io_result r = s.told(receive(s.tls_.get(), s.descriptor_, data, size));
+    io_result r = s.told(std::exchange(o.ahead, false) ? io_result{o.ec_, o.bytes_transferred_}
+                                                       : receive(s.tls_.get(), s.descriptor_, data, size));
     // What has come is no whole record, and an end that came with it would be told by no event.
     if (would_block(r.ec) && s.tls_ && !s.told_of_more()) r = s.told(receive(s.tls_.get(), s.descriptor_, data, size));
     if (would_block(r.ec)) {
         if (!o.data) o.give_back();
+        o.ec_ = {};
         return status::not_done;
     }
     o.ec_ = r.ec;
@@ -355,6 +374,7 @@ void stream::complete_read(void* owner, asio::detail::operation* base, error_cod
         o.pending = false;
         return;
     }
+    if (std::exchange(o.ahead, false)) o.keep_what_came();
     reactor& r = o.owner.reactor_;
     if (r.gathering() && o.together()) return r.later(o.promised ? reactor::message::answer : reactor::message::request, o);
     r.serve();
@@ -441,6 +461,16 @@ io_result stream::write_now(char const* data, std::size_t size) noexcept {
         if (errno == EAGAIN || errno == EWOULDBLOCK) return {asio::error::would_block, 0};
         if (errno != EINTR) return {taken(last_error()), 0};
     }
+}
+
+bool stream::queue_write(call_batch& calls, std::span<iovec const> pieces, io_result& result) noexcept {
+    if (tls_ || descriptor_ < 0 || pieces.empty()) return false;
+    calls.send(descriptor_, pieces, result.ec, result.n);
+    return true;
+}
+
+void stream::written(io_result& result) noexcept {
+    if (result.ec && !would_block(result.ec)) taken(result.ec);
 }
 
 io_result stream::write_now(pipe_lease& from) noexcept {

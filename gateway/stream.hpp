@@ -129,6 +129,10 @@ class stream {
     io_result write_now(char const* data, std::size_t size) noexcept;
     // What the pipe holds, as much of it as goes. Not with TLS.
     io_result write_now(pipe_lease&) noexcept;
+    // The same in two parts: the call is queued (false: it is to be made alone), and `result` is what write_now() would say once
+    // written() has seen it. The pieces stay until then.
+    bool queue_write(call_batch&, std::span<iovec const> pieces, io_result& result) noexcept;
+    void written(io_result& result) noexcept;
 
     struct [[nodiscard]] write_awaiter {
         stream& s;
@@ -156,14 +160,13 @@ class stream {
     void cancel_write() noexcept;
 
   private:
-    struct op : asio::detail::reactor_op {
-        op(perform_func_type performs, func_type completes, stream& s) : reactor_op({}, performs, completes), owner(s) {}
+    struct read_op : reactor::reading, reactor::waiting {
+        explicit read_op(stream& s)
+            : reading(&stream::perform_read, &stream::complete_read, &stream::queue_read), waiting(&stream::its_turn), owner(s) {}
         stream& owner;
         std::coroutine_handle<> awaiting;
         bool pending = false;
-    };
-    struct read_op : op, reactor::waiting {
-        explicit read_op(stream& s) : op(&stream::perform_read, &stream::complete_read, s), waiting(&stream::its_turn) {}
+        bool ahead = false;  // it was made already: its result stands here
         char* data = nullptr;
         std::size_t size = 0;
         buffer_pool* pool = nullptr;
@@ -178,13 +181,20 @@ class stream {
         bool together() const noexcept;
         bool borrow();              // a buffer for what has come
         void give_back() noexcept;  // it had not, after all
+        void keep_what_came() noexcept;
     };
-    struct write_op : op {
-        explicit write_op(stream& s) : op(&stream::perform_write, &stream::complete_write, s) {}
+    struct write_op : asio::detail::reactor_op {
+        explicit write_op(stream& s) : reactor_op({}, &stream::perform_write, &stream::complete_write), owner(s) {
+            cancellation_key_ = this;
+        }
+        stream& owner;
+        std::coroutine_handle<> awaiting;
+        bool pending = false;
     };
 
     bool told_of_more() const noexcept { return new_ || reactor_.tells_of_more(data_); }
     asio::detail::reactor_op::status read_done(bool drained) const noexcept;
+    static void queue_read(reactor::reading&, call_batch&) noexcept;
     static asio::detail::reactor_op::status perform_read(asio::detail::reactor_op*);
     static asio::detail::reactor_op::status perform_write(asio::detail::reactor_op*);
     static void complete_read(void* owner, asio::detail::operation*, error_code const&, std::size_t);

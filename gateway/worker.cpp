@@ -210,6 +210,7 @@ worker::worker(common& shared, usage::ring& ring, unsigned index)
       memory_short_(shared.buffer_bytes_per_worker() / 100 * 95),
       memory_full_(shared.buffer_bytes_per_worker() / 100 * 98) {
     reactor_.init_task();
+    if (!shared.settings.io_uring) reactor_.calls().never();
     // Those who wait for their step hold a buffer each: not one in sixteen.
     reactor_.wait_at_most(
         std::min(served_together, shared.buffer_bytes_per_worker() / 16 / buffer_pool::cost(shared.small_buffer_bytes)));

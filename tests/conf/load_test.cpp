@@ -53,6 +53,7 @@ TEST_CASE("the shipped latchkey.toml loads without findings and says the default
     CHECK(v.admin_listen.port == d.admin_listen.port);
     CHECK(std::filesystem::path(v.data_dir).filename() == d.data_dir);
     CHECK(v.workers == d.workers);
+    CHECK(v.io_uring == d.io_uring);
     CHECK(v.trusted_proxies.empty());
     CHECK(v.drain == d.drain);
     CHECK(v.takeover == d.takeover);
@@ -139,6 +140,7 @@ listen = [":80", "[::1]:81"]
 admin_listen = "9"
 data_dir = "/var/d"
 workers = 3
+io_uring = false
 trusted_proxies = ["10.0.0.0/8", "::1"]
 drain = 0
 [limits]
@@ -194,6 +196,7 @@ upstreams = ["http://[::1]", "http://10.0.0.1:1"]
     CHECK(v.admin_listen.port == 9);
     CHECK(v.data_dir == "/var/d");
     CHECK(v.workers == 3);
+    CHECK_FALSE(v.io_uring);
     CHECK(v.trusted_proxies.size() == 2);
     CHECK(v.drain == 0ms);
     CHECK(v.limit.head_bytes == 8192);

@@ -37,6 +37,8 @@ atexit.register(shutil.rmtree, os.environ["RUNTIME_DIRECTORY"], ignore_errors=Tr
 # A gateway that a gateway started becomes a child of this process when the one before it ends.
 assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0, "PR_SET_CHILD_SUBREAPER"
 
+# LATCHKEY_IO_URING=false: the whole suite without it, as where the kernel has none.
+IO_URING = os.environ.get("LATCHKEY_IO_URING", "true") == "true"
 PROGRAM = str(ROOT / os.environ.get("LATCHKEY", "build/release/latchkey"))
 SANITIZER = re.compile(r"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error:|SUMMARY: \w+Sanitizer|ERROR: LeakSanitizer")
 CSV_COLUMNS = ("time,request_id,application,application_id,key_id,api,method,host,path,status,outcome,request_bytes,"
@@ -170,7 +172,7 @@ class Gateway:
         self.data = pathlib.Path(data) if data else self.folder / "data"
         self.prefix, self.flags, self.process, self.runs = list(prefix), list(flags), None, 0
         self.log_file = self.folder / "log"
-        self.settings = {"listen": ["127.0.0.1:0"], "admin_listen": "127.0.0.1:0", "data_dir": str(self.data), "workers": workers,
+        self.settings = {"io_uring": IO_URING, "listen": ["127.0.0.1:0"], "admin_listen": "127.0.0.1:0", "data_dir": str(self.data), "workers": workers,
                          "log": {"level": "info"}, **(settings or {})}
         if upstream is not None and "api" not in self.settings:
             url = upstream.url if isinstance(upstream, Upstream) else upstream

@@ -209,7 +209,7 @@ def test_root_follows_no_link_that_stands_for_a_file_of_the_data_directory(other
 def test_memory_for_too_few_workers_is_found_by_the_check_and_stops_the_start_with_its_line(tmp_path):
     api = [{"name": "x", "upstreams": ["http://127.0.0.1:1"]}]
     settings = {"workers": 161, "limits": {"memory": "640MiB"}, "api": api}
-    refusal_to_start(settings, "latchkey.toml:8:10: limits.memory: 640 MiB are too few for 161 workers")
+    refusal_to_start(settings, "latchkey.toml:9:10: limits.memory: 640 MiB are too few for 161 workers")
     file = tmp_path / "latchkey.toml"
     for limits, code in (({"memory": "640MiB"}, 7), ({"memory": "644MiB"}, 0), ({}, 0)):
         file.write_text(toml({**settings, "limits": limits}))

@@ -673,3 +673,39 @@ def test_a_client_that_half_closes_still_gets_its_answer(gateway, upstream, key)
         go.set()
         assert c.response().body == b"late"
         assert c.end() == "fin"
+
+
+# --- many at once
+
+@pytest.mark.parametrize("io_uring", [True, False])
+def test_requests_that_come_together_get_each_its_answer_and_its_record(upstream, io_uring):
+    """Where the kernel has it and may use it, sockets that are ready together are read and sent to by one system call."""
+    for g in run(Gateway(upstream, {"io_uring": io_uring}, workers=1)):
+        key, rounds, stem = g.create_key()["key"], 10, unique()
+        of = [(f"/{stem}-{n}", f"{stem}-{n}".encode() * (n % 7 + 1)) for n in range(48)]
+        for path, body in of:
+            upstream.on(path, lambda x, body=body: (x.body(), x.answer(200, [("X-Of", body.decode()[:64])], body)))
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(g.client()) for _ in of]
+            for turn in range(rounds):
+                for n, (c, (path, body)) in enumerate(zip(clients, of)):
+                    if n % 5 == 4:
+                        c.request("GET", path, "no-such-key-0000000000000000000")
+                    elif n % 3 == 0:
+                        c.request("POST", path, key, (), b"b" * (turn * 100))
+                    else:
+                        c.request("GET", path, key)
+                for n, (c, (path, body)) in enumerate(zip(clients, of)):
+                    r = c.response()
+                    assert (r.status, n % 5 == 4 or r.body == body) == (401 if n % 5 == 4 else 200, True), (turn, n)
+            clients[0].reset()  # and one is gone where others are served
+            for c, (path, body) in zip(clients[1:], of[1:]):
+                c.request("GET", path, key)
+            assert [c.response().body for c in clients[1:]] == [body for _, body in of[1:]]
+        rings = 0
+        for fd in pathlib.Path(f"/proc/{g.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                rings += os.readlink(fd) == "anon_inode:[io_uring]"
+        assert rings == 0 if not io_uring else rings in (0, 1)
+        wanted = len(of) * rounds + len(of) - 1
+        wait_until(lambda: sum(r["path"].startswith(f"/{stem}") for r in g.export()) == wanted, 10, "a record for each")

@@ -423,12 +423,12 @@ def test_C1_a_client_that_resets_while_the_upstream_thinks_is_noticed(secure, it
 
 @plain
 def test_C5_slow_readers_take_a_bounded_memory_each_and_others_are_served(secure, its_key, upstream):
-    path = "/" + unique()
+    path, body = "/" + unique(), b"x" * (32 * MIB)
 
     def script(x):
         x.keep = False
         with contextlib.suppress(OSError):
-            x.answer(200, [], b"x" * (32 * MIB))
+            x.answer(200, [], body)
     upstream.on(path, script)
     with contextlib.ExitStack() as stack:
         before = secure.rss

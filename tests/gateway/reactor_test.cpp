@@ -1,7 +1,9 @@
 #include "gateway/reactor.hpp"
 
 #include <algorithm>
+#include <array>
 #include <deque>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -51,6 +53,25 @@ struct actor {
     bool waited_to_decide = false;
     std::int64_t decided_ns = 0;
     std::int64_t sent_ns = 0;
+};
+
+// One that is sent with others', if it may be.
+struct letter : reactor::outgoing {
+    letter(actor& a, std::string text) : from(a), bytes(std::move(text)), piece{bytes.data(), bytes.size()} {}
+    bool begin(call_batch& calls) noexcept override {
+        begun = from.s.queue_write(calls, {&piece, 1}, result);
+        from.diary.push_back("begin " + from.name);
+        return begun;
+    }
+    void end() noexcept override {
+        from.s.written(result);
+        from.diary.push_back("end " + from.name);
+    }
+    actor& from;
+    std::string bytes;
+    iovec piece;
+    bool begun = false;
+    io_result result{asio::error::fault, 0};
 };
 
 struct stage {
@@ -520,4 +541,113 @@ TEST_CASE("a reactor can be had only of a loop that has none yet, or this one", 
     io_context other{1};
     asio::steady_timer timer(other);  // makes Asio's
     CHECK_THROWS_AS(reactor::of(other), std::logic_error);
+}
+
+namespace {
+
+std::string received(int descriptor) {
+    std::array<char, 256> text{};
+    auto const n = ::recv(descriptor, text.data(), text.size(), MSG_DONTWAIT);
+    return {text.data(), static_cast<std::size_t>(n < 0 ? 0 : n)};
+}
+
+detached answer(actor& a, letter& out) {
+    a.got = co_await a.s.read_next(a.pool, a.into);
+    a.diary.push_back("read " + a.name);
+    a.waited = co_await reactor::turn(a.poller, reactor::part::send, &out);
+    a.diary.push_back("resumed " + a.name);
+}
+
+}  // namespace
+
+TEST_CASE("what is sent together begins, is sent and ends before the first goes on", "[reactor]") {
+    stage s;
+    std::deque<letter> letters;
+    for (std::size_t i = 0; i < reactor::many; ++i) {
+        auto& a = s.actors.emplace_back(s.l, s.pool, s.diary, "r" + std::to_string(i));
+        answer(a, letters.emplace_back(a, "from " + a.name));
+    }
+    s.l.turn();
+    bool const together = s.l.poller.calls().usable();
+    s.say_to_all();
+    s.l.turn();
+    for (std::size_t i = 0; i < reactor::many; ++i) {
+        CHECK(s.actors[i].waited);
+        CHECK(letters[i].begun == together);
+        CHECK(received(s.actors[i].p.theirs) == (together ? letters[i].bytes : ""));
+        CHECK((!together || (!letters[i].result.ec && letters[i].result.n == letters[i].bytes.size())));
+    }
+    if (!together) return;
+    CHECK(s.last("begin ") < s.first("end "));
+    CHECK(s.last("end ") < s.first("resumed "));
+    CHECK(s.diary.size() == 4 * reactor::many);
+}
+
+TEST_CASE("where calls may serve one socket only, all is read, and nothing is sent for others", "[reactor]") {
+    stage s;
+    s.l.poller.calls().never();
+    std::deque<letter> letters;
+    for (std::size_t i = 0; i < reactor::many; ++i) {
+        auto& a = s.actors.emplace_back(s.l, s.pool, s.diary, "r" + std::to_string(i));
+        answer(a, letters.emplace_back(a, "from " + a.name));
+    }
+    s.l.turn();
+    s.say_to_all();
+    s.l.turn();
+    CHECK(s.first("begin ") == s.diary.size());
+    CHECK(s.last("read ") < s.first("resumed "));
+    for (auto& a : s.actors) CHECK(std::string(a.into.data(), a.got.n) == "for " + a.name);
+}
+
+namespace {
+
+// The first one to be served, whose message makes it do something to another, which was read before its turn.
+detached upon_message(actor& first, std::function<void()> deed) {
+    first.got = co_await first.s.read_next(first.pool, first.into, true);  // a long one is served at once
+    deed();
+}
+
+}  // namespace
+
+TEST_CASE("a wait that is ended between its read and its turn has what came, unless it was closed", "[reactor]") {
+    std::string const how = GENERATE(as<std::string>(), "cancelled", "expired", "closed");
+    bool const together = GENERATE(true, false);
+    CAPTURE(how, together);
+    stage s;
+    if (!together) s.l.poller.calls().never();
+    auto& first = s.actors.emplace_back(s.l, s.pool, s.diary, "first");
+    upon_message(first, [&] {
+        for (std::size_t i = 1; i < s.actors.size(); ++i) {
+            auto& other = s.actors[i].s;
+            if (how == "cancelled") other.cancel_read();
+            if (how == "closed") other.close();
+            if (how == "expired") {
+                other.read_until(1);
+                CHECK(other.expire(2));
+            }
+        }
+    });
+    for (std::size_t i = 0; i < 2 * reactor::many; ++i)
+        s.actors.emplace_back(s.l, s.pool, s.diary, "r" + std::to_string(i)).act(false, false, false);
+    s.l.turn();
+    s.say_to_all();
+    REQUIRE(s.l.until([&] { return s.last("send ") != s.diary.size() && s.diary.size() == 4 * reactor::many; }));
+    for (std::size_t i = 1; i < s.actors.size(); ++i) {
+        auto& a = s.actors[i];
+        bool const whole = !a.got.ec && a.text == "for " + a.name;
+        if (how == "closed") {
+            CHECK(a.got.ec == asio::error::operation_aborted);
+            CHECK_FALSE(a.into);
+        } else if (how == "expired") {
+            CHECK(whole);
+        } else if (!whole) {  // what it did not read is there still
+            CHECK(a.got.ec == asio::error::operation_aborted);
+            CHECK(a.got.n == 0);
+            CHECK_FALSE(a.into);
+            std::array<char, 64> text{};
+            auto const [ec, n] = a.s.read_now(text.data(), text.size());
+            CHECK_FALSE(ec);
+            CHECK(std::string(text.data(), n) == "for " + a.name);
+        }
+    }
 }

@@ -73,7 +73,9 @@ class wire {
     }
     // What one recv() gives; empty at the end or on a reset. No allocation beyond `into`.
     std::size_t receive(char* into, std::size_t size) const {
-        auto const n = ::recv(descriptor_, into, size, 0);
+        ssize_t n = -1;
+        do n = ::recv(descriptor_, into, size, 0);
+        while (n < 0 && errno == EINTR);  // the kernel's, which tidies up after an earlier test's io_uring on this thread
         if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) throw std::runtime_error("nothing came in 10 s");
         return n > 0 ? static_cast<std::size_t>(n) : 0;
     }

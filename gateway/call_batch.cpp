@@ -1,0 +1,152 @@
+#include "gateway/call_batch.hpp"
+
+#include <liburing.h>
+#include <sys/socket.h>
+
+#include <cassert>
+#include <cerrno>
+#include <utility>
+
+#include "base/log.hpp"
+
+namespace latchkey::gateway {
+
+struct call_batch::kernel_ring {
+    // Who submits is the one thread that owns it, and work that was put off is done when it asks: so nothing interrupts it. One
+    // call that fails does not keep back those behind it.
+    static constexpr unsigned flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_SUBMIT_ALL;
+
+    kernel_ring() : error(-::io_uring_queue_init(calls_max, &io, flags)) {
+        if (error == 0) ::io_uring_register_ring_fd(&io);  // spares each call a look-up; it works without, too
+    }
+    ~kernel_ring() {
+        if (error == 0) ::io_uring_queue_exit(&io);
+    }
+    kernel_ring(kernel_ring const&) = delete;
+    kernel_ring& operator=(kernel_ring const&) = delete;
+
+    io_uring io{};
+    int const error;
+};
+
+struct call_batch::call {
+    error_code* ec = nullptr;
+    std::size_t* n = nullptr;
+    int descriptor = -1;
+    bool receives = false;
+    bool done = false;
+    iovec piece{};  // of a receive
+    msghdr message{};
+
+    void result(int r) noexcept {
+        done = true;
+        *n = r > 0 ? static_cast<std::size_t>(r) : 0;
+        *ec = r >= 0         ? error_code()
+              : r == -EAGAIN ? error_code(asio::error::would_block)
+                             : error_code(-r, boost::system::system_category());
+    }
+    // As a call of its own.
+    void do_alone() noexcept {
+        ssize_t r = -1;
+        do
+            r = receives ? ::recv(descriptor, piece.iov_base, piece.iov_len, MSG_DONTWAIT)
+                         : ::sendmsg(descriptor, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        while (r < 0 && errno == EINTR);
+        result(r < 0 ? -errno : static_cast<int>(r));
+    }
+};
+
+call_batch::call_batch() = default;
+call_batch::~call_batch() { assert(queued_ == 0); }
+
+void call_batch::never() noexcept {
+    assert(queued_ == 0);
+    ring_.reset();
+    tried_ = true;
+}
+
+bool call_batch::usable() noexcept {
+    if (std::exchange(tried_, true)) return ring_ != nullptr;
+    try {
+        calls_ = std::make_unique<call[]>(calls_max);
+        ring_ = std::make_unique<kernel_ring>();
+    } catch (std::bad_alloc const&) {  // then not
+        return false;
+    }
+    if (ring_->error == 0) return true;
+    ring_.reset();
+    return false;
+}
+
+void call_batch::receive(int descriptor, char* data, std::size_t size, error_code& ec, std::size_t& n) noexcept {
+    assert(ring_ && !full());
+    call& c = calls_[queued_];
+    c.ec = &ec;
+    c.n = &n;
+    c.descriptor = descriptor;
+    c.receives = true;
+    c.done = false;
+    c.piece = {data, size};
+    io_uring_sqe* const entry = ::io_uring_get_sqe(&ring_->io);
+    ::io_uring_prep_recv(entry, descriptor, data, size, MSG_DONTWAIT);
+    ::io_uring_sqe_set_data64(entry, queued_++);
+}
+
+void call_batch::send(int descriptor, std::span<iovec const> pieces, error_code& ec, std::size_t& n) noexcept {
+    assert(ring_ && !full());
+    call& c = calls_[queued_];
+    c.ec = &ec;
+    c.n = &n;
+    c.descriptor = descriptor;
+    c.receives = false;
+    c.done = false;
+    c.message.msg_iov = const_cast<iovec*>(pieces.data());
+    c.message.msg_iovlen = pieces.size();
+    io_uring_sqe* const entry = ::io_uring_get_sqe(&ring_->io);
+    if (pieces.size() == 1)
+        ::io_uring_prep_send(entry, descriptor, pieces[0].iov_base, pieces[0].iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    else
+        ::io_uring_prep_sendmsg(entry, descriptor, &c.message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    ::io_uring_sqe_set_data64(entry, queued_++);
+}
+
+void call_batch::run() noexcept {
+    // None of them waits, so all have their results when the call returns; that it has to wait for none is only made sure of.
+    for (auto missing = static_cast<unsigned>(queued_); missing != 0;) {
+        int const r = ::io_uring_submit_and_wait(&ring_->io, missing);
+        if (r < 0 && r != -EINTR) {
+            take_results();
+            return give_up("io_uring_enter", -r);
+        }
+        missing -= ::io_uring_cq_ready(&ring_->io);
+        take_results();
+    }
+    queued_ = 0;
+}
+
+void call_batch::take_results() noexcept {
+    io_uring_cqe* result = nullptr;
+    unsigned head = 0;
+    unsigned n = 0;
+    io_uring_for_each_cqe(&ring_->io, head, result) {
+        call& c = calls_[result->user_data];
+        // What only a ring can say, for want of memory of its own: nothing was done yet.
+        if (result->res == -ENOMEM || result->res == -EINTR) [[unlikely]]
+            c.do_alone();
+        else
+            c.result(result->res);
+        ++n;
+    }
+    ::io_uring_cq_advance(&ring_->io, n);
+}
+
+// What the kernel has not taken yet goes with the ring, and is done here.
+void call_batch::give_up(char const* why, int error) noexcept {
+    log::warn("reactor", "{}: error {}; from here on each socket is read and written by a call of its own", why, error);
+    ring_.reset();
+    for (std::size_t i = 0; i < queued_; ++i)
+        if (!calls_[i].done) calls_[i].do_alone();
+    queued_ = 0;
+}
+
+}  // namespace latchkey::gateway
