@@ -184,3 +184,32 @@ TEST_CASE("a warm keep-alive request allocates nothing on its worker, end to end
     counting = false;
     CHECK(worker_allocations.load() > 0);
 }
+
+TEST_CASE("warm requests that come together allocate nothing on their worker, those that are refused neither") {
+    bool const io_uring = GENERATE(true, false);
+    world w([&](conf::settings& s) { s.io_uring = io_uring; });
+    constexpr std::size_t count = 24;
+    std::vector<wire> clients;
+    for (std::size_t i = 0; i < count; ++i) clients.push_back(wire::to(w.port));
+    std::string const good = w.request("/v1/things");
+    std::string const bad = "GET / HTTP/1.1\r\nHost: h\r\nX-API-KEY: no-such-key-000000000000000\r\n\r\n";
+    std::array<char, 4096> answer{};
+    // All ask before the first reads. Whole answers, for each comes by one send and is read after all were.
+    auto const round = [&] {
+        int got = 0;
+        for (std::size_t i = 0; i < count; ++i) clients[i].send(i % 4 == 3 ? bad : good);
+        for (std::size_t i = 0; i < count; ++i) {
+            auto const n = clients[i].receive(answer.data(), answer.size());
+            got += std::string_view(answer.data(), n).starts_with(i % 4 == 3 ? "HTTP/1.1 401 " : "HTTP/1.1 200 ") ? 1 : 0;
+        }
+        return got;
+    };
+    for (int i = 0; i < 50; ++i) REQUIRE(round() == count);
+    worker_allocations = 0;
+    counting = true;
+    int answered = 0;
+    for (int i = 0; i < 100; ++i) answered += round();
+    counting = false;
+    CHECK(answered == 100 * count);
+    CHECK(worker_allocations.load() == 0);
+}
