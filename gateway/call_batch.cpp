@@ -78,36 +78,38 @@ bool call_batch::usable() noexcept {
     return false;
 }
 
-void call_batch::receive(int descriptor, char* data, std::size_t size, error_code& ec, std::size_t& n) noexcept {
+call_batch::call& call_batch::next(int descriptor, error_code& ec, std::size_t& n) noexcept {
     assert(ring_ && !full());
     call& c = calls_[queued_];
     c.ec = &ec;
     c.n = &n;
     c.descriptor = descriptor;
-    c.receives = true;
     c.done = false;
-    c.piece = {data, size};
+    return c;
+}
+
+io_uring_sqe* call_batch::entry_for_next() noexcept {
     io_uring_sqe* const entry = ::io_uring_get_sqe(&ring_->io);
-    ::io_uring_prep_recv(entry, descriptor, data, size, MSG_DONTWAIT);
     ::io_uring_sqe_set_data64(entry, queued_++);
+    return entry;
+}
+
+void call_batch::receive(int descriptor, char* data, std::size_t size, error_code& ec, std::size_t& n) noexcept {
+    call& c = next(descriptor, ec, n);
+    c.receives = true;
+    c.piece = {data, size};
+    ::io_uring_prep_recv(entry_for_next(), descriptor, data, size, MSG_DONTWAIT);
 }
 
 void call_batch::send(int descriptor, std::span<iovec const> pieces, error_code& ec, std::size_t& n) noexcept {
-    assert(ring_ && !full());
-    call& c = calls_[queued_];
-    c.ec = &ec;
-    c.n = &n;
-    c.descriptor = descriptor;
+    call& c = next(descriptor, ec, n);
     c.receives = false;
-    c.done = false;
     c.message.msg_iov = const_cast<iovec*>(pieces.data());
     c.message.msg_iovlen = pieces.size();
-    io_uring_sqe* const entry = ::io_uring_get_sqe(&ring_->io);
     if (pieces.size() == 1)
-        ::io_uring_prep_send(entry, descriptor, pieces[0].iov_base, pieces[0].iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
+        ::io_uring_prep_send(entry_for_next(), descriptor, pieces[0].iov_base, pieces[0].iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
     else
-        ::io_uring_prep_sendmsg(entry, descriptor, &c.message, MSG_DONTWAIT | MSG_NOSIGNAL);
-    ::io_uring_sqe_set_data64(entry, queued_++);
+        ::io_uring_prep_sendmsg(entry_for_next(), descriptor, &c.message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
 void call_batch::run() noexcept {
@@ -116,7 +118,7 @@ void call_batch::run() noexcept {
         int const r = ::io_uring_submit_and_wait(&ring_->io, missing);
         if (r < 0 && r != -EINTR) {
             take_results();
-            return give_up("io_uring_enter", -r);
+            return give_up(-r);
         }
         missing -= ::io_uring_cq_ready(&ring_->io);
         take_results();
@@ -141,8 +143,8 @@ void call_batch::take_results() noexcept {
 }
 
 // What the kernel has not taken yet goes with the ring, and is done here.
-void call_batch::give_up(char const* why, int error) noexcept {
-    log::warn("reactor", "{}: error {}; from here on each socket is read and written by a call of its own", why, error);
+void call_batch::give_up(int error) noexcept {
+    log::warn("reactor", "io_uring_enter: error {}; from here on each socket is read and written by a call of its own", error);
     ring_.reset();
     for (std::size_t i = 0; i < queued_; ++i)
         if (!calls_[i].done) calls_[i].do_alone();

@@ -15,6 +15,8 @@
 
 #include "gateway/net.hpp"
 
+struct io_uring_sqe;
+
 namespace latchkey::gateway {
 
 class call_batch {
@@ -45,8 +47,10 @@ class call_batch {
   private:
     struct kernel_ring;
     struct call;
+    call& next(int descriptor, error_code& ec, std::size_t& n) noexcept;
+    io_uring_sqe* entry_for_next() noexcept;
     void take_results() noexcept;
-    void give_up(char const* why, int error) noexcept;
+    void give_up(int error) noexcept;
 
     std::unique_ptr<kernel_ring> ring_;
     std::unique_ptr<call[]> calls_;  // the first queued_

@@ -160,12 +160,19 @@ class stream {
     void cancel_write() noexcept;
 
   private:
-    struct read_op : reactor::reading, reactor::waiting {
-        explicit read_op(stream& s)
-            : reading(&stream::perform_read, &stream::complete_read, &stream::queue_read), waiting(&stream::its_turn), owner(s) {}
+    template <class Base>
+    struct op : Base {
+        template <class... Functions>
+        explicit op(stream& s, Functions... f) : Base(f...), owner(s) {
+            this->cancellation_key_ = this;
+        }
         stream& owner;
         std::coroutine_handle<> awaiting;
         bool pending = false;
+    };
+    struct read_op : op<reactor::reading>, reactor::waiting {
+        explicit read_op(stream& s)
+            : op(s, &stream::perform_read, &stream::complete_read, &stream::queue_read), waiting(&stream::its_turn) {}
         bool ahead = false;  // it was made already: its result stands here
         char* data = nullptr;
         std::size_t size = 0;
@@ -183,13 +190,8 @@ class stream {
         void give_back() noexcept;  // it had not, after all
         void keep_what_came() noexcept;
     };
-    struct write_op : asio::detail::reactor_op {
-        explicit write_op(stream& s) : reactor_op({}, &stream::perform_write, &stream::complete_write), owner(s) {
-            cancellation_key_ = this;
-        }
-        stream& owner;
-        std::coroutine_handle<> awaiting;
-        bool pending = false;
+    struct write_op : op<asio::detail::reactor_op> {
+        explicit write_op(stream& s) : op(s, error_code(), &stream::perform_write, &stream::complete_write) {}
     };
 
     bool told_of_more() const noexcept { return new_ || reactor_.tells_of_more(data_); }
