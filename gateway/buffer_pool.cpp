@@ -98,6 +98,12 @@ void buffer_pool::give_back(char* data, std::size_t size) noexcept {
     small_.free.push_back(data);
 }
 
+void buffer_pool::enlarge(lease& l) {
+    if (l.size() >= large_bytes_) return;
+    lease larger = large();
+    if (larger.size() > l.size()) l = std::move(larger);
+}
+
 void buffer_pool::shrink(lease& l, std::size_t used) {
     if (l.size() <= small_bytes_ || used > small_bytes_) return;
     lease smaller = small();

@@ -84,6 +84,8 @@ class buffer_pool {
 
     // Exchanges a large buffer of which the first `used` bytes are in use for a small one, where that holds them and can be had.
     void shrink(lease& l, std::size_t used);
+    // Exchanges a small buffer with nothing in it for a large one, where one can be had.
+    void enlarge(lease& l);
 
     // Frees some of the buffers that nobody wanted since the last call: an eighth of them, and 1 MiB (one large one) at least,
     // but `keep_small` small ones stay. So some calls after a rush its memory is the kernel's again, and a gateway whose load

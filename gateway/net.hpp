@@ -20,4 +20,6 @@ struct io_result {
     std::size_t n = 0;
 };
 
+inline bool would_block(error_code const& ec) noexcept { return ec == asio::error::would_block; }
+
 }  // namespace latchkey::gateway

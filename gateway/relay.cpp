@@ -1,12 +1,9 @@
-// The upstream half of a session's walk: lease a connection, send the request, read the answer, stream both bodies.
-
-#include <sys/socket.h>
+// The upstream half of a session's walk: lease a connection, send the request, read the answer, stream its body.
 
 #include <algorithm>
 #include <cstring>
 
 #include "base/clock.hpp"
-#include "base/log.hpp"
 #include "gateway/rewrite.hpp"
 #include "gateway/session.hpp"
 #include "gateway/worker.hpp"
@@ -22,38 +19,9 @@ constexpr std::size_t copied_bytes_max = 4096;
 constexpr std::uint64_t spliced_bytes_min = 256U << 10U;
 constexpr unsigned interim_max = 16;  // 1xx responses before the final one (fault U11)
 
-std::int64_t ns(conf::milliseconds d) noexcept { return d.count() * 1'000'000; }
-
-// A body is passed on as it comes, for somebody may wait for each byte. But who has sent so many parts that are so small, more of
-// them between two sweeps than anything alive needs, is gathered until the next sweep: each costs a read and a write, and the
-// upstream a read.
-constexpr std::size_t small_part_bytes = 512;
-constexpr unsigned small_parts_free = 1024;
-constexpr unsigned small_parts_a_sweep = 32;
-
-bool would_block(error_code const& ec) noexcept { return ec == asio::error::would_block; }
-
-// The upload ended so that no answer can come of it. It ends the wait for one, too; this is for who has not begun to wait.
-bool upload_failed(exchange const& x) noexcept { return x.client_gone || x.upload_failure != refusal::none; }
-
-// A large buffer for a small one, where one can be had.
-void enlarge(lease& buffer, buffer_pool& pool) {
-    if (buffer.size() >= pool.large_bytes()) return;
-    lease larger = pool.large();
-    if (larger.size() > buffer.size()) buffer = std::move(larger);
-}
-
 bool is_spliced(response const& r, stream const& client, pipe_pool const& pipes) noexcept {
     return r.kind == body_kind::length && r.left >= spliced_bytes_min && !client.tls() && pipes.may_lend();
 }
-
-// What goes out now, of that what went.
-io_result write_some(stream& to, pieces& p) noexcept {
-    io_result const r = to.write_now(p.rest());
-    p.advance(r.n);
-    return r;
-}
-io_result write_some(stream& to, pipe_lease& p) noexcept { return to.write_now(p); }
 
 // Who ended a response that had begun, when its upstream connection gave no more.
 usage::outcome blame(exchange const& x) noexcept {
@@ -391,7 +359,7 @@ task<bool> session::relay_rest(exchange& x, response& r) {
             if (!sound) co_return false;
         }
     }
-    if (r.kind == body_kind::length && r.left > buffer.size()) enlarge(buffer, buffers);
+    if (r.kind == body_kind::length && r.left > buffer.size()) buffers.enlarge(buffer);
     // A large one that the answer before made expected, and that was not needed: an event stream would hold it for hours.
     bool const unneeded = (r.kind == body_kind::length ? r.left : up.end) <= buffers.small_bytes();
     if (unneeded && r.kind != body_kind::none) buffers.shrink(buffer, 0);
@@ -446,7 +414,7 @@ task<bool> session::relay_rest(exchange& x, response& r) {
         // Long bodies: reads that grow where bytes come faster than they are taken.
         if (read.n == buffer.size() && buffer.size() < buffers.large_bytes() &&
             (r.kind != body_kind::length || r.left > buffer.size()))
-            enlarge(buffer, buffers);
+            buffers.enlarge(buffer);
     }
     // Towards HTTP/1.0 the end of the connection is the last byte: the record goes first. (Elsewhere it was tried before the last
     // byte; where the ring was full, finish() tries once more.)
@@ -506,224 +474,6 @@ void session::break_off(exchange& x, usage::outcome how) noexcept {
     x.keep_client = x.keep_upstream = false;
     x.hard_close = true;
     linger_ = false;
-}
-
-// --- Writing to the client. With `last`, the record is in the ring before the write that may send the last byte, final once that
-// byte has left, and taken back if it has not.
-
-// True: all of it went out, or `ec` says why nothing more can.
-template <class Bytes>
-bool session::try_send(exchange& x, Bytes& p, bool last, error_code& ec) {
-    bool const prepared = begin_send(x, p.left(), last);
-    io_result const r = write_some(client_, p);
-    return end_send(x, r, p.left(), prepared, ec);
-}
-
-bool session::begin_send(exchange& x, std::size_t left, bool last) noexcept {
-    return last && prepare_record(x, x.response_bytes + left, false);
-}
-
-// `left` behind the write.
-bool session::end_send(exchange& x, io_result const& r, std::size_t left, bool prepared, error_code& ec) noexcept {
-    x.response_bytes += r.n;
-    if (prepared) {
-        if (left == 0) {
-            w_.ring().commit();
-            committed(x);
-        } else {
-            w_.ring().retract();
-        }
-    }
-    if (left == 0) return true;
-    if (!r.ec || would_block(r.ec)) return false;
-    ec = r.ec;
-    return true;
-}
-
-// Its record is prepared when all of this step have been decided: what they waited for each other counts for them.
-bool session::first_send::begin(call_batch& calls) noexcept {
-    if (!s_.client_.queue_write(calls, p_.rest(), result_)) return false;
-    s_.last_ns_ = s_.w_.poller().now();
-    begun_ = true;
-    prepared_ = s_.begin_send(x_, p_.left(), last_);
-    return true;
-}
-
-void session::first_send::waited() noexcept {
-    if (!begun_) s_.last_ns_ = s_.w_.poller().now();
-}
-
-void session::first_send::end() noexcept {
-    s_.client_.written(result_);
-    p_.advance(result_.n);
-    done_ = s_.end_send(x_, result_, p_.left(), prepared_, ec_);
-}
-
-template <class Bytes>
-task<error_code> session::send(exchange& x, Bytes& p, bool last) {
-    error_code ec;
-    while (!try_send(x, p, last, ec)) {
-        client_.write_until(steady_ns() + ns(w_.shared().settings.client.write_stall));
-        ec = co_await client_.writable();
-        if (ec) break;
-        last_ns_ = steady_ns();
-    }
-    co_return ec;
-}
-
-template bool session::try_send(exchange&, pieces&, bool, error_code&);
-template task<error_code> session::send(exchange&, pieces&, bool);
-
-// --- Writing to the upstream.
-
-// True: all of it went out, or the upstream takes no more (then it may have answered before it stopped listening: read on).
-bool session::try_write_up(exchange& x, pieces& p) { return wrote_up(x, p, x.up->io.write_now(p.rest())); }
-
-bool session::wrote_up(exchange& x, pieces& p, io_result const& r) noexcept {
-    x.up_bytes += r.n;
-    p.advance(r.n);
-    x.upstream_deaf = r.ec && !would_block(r.ec);
-    return p.left() == 0 || x.upstream_deaf;
-}
-
-bool session::first_write_up::begin(call_batch& calls) noexcept {
-    if (!x_.up->io.queue_write(calls, x_.unsent.rest(), result_)) return false;
-    x_.asked_ns = s_.last_ns_ = s_.w_.poller().now();
-    begun_ = true;
-    return true;
-}
-
-void session::first_write_up::waited() noexcept {
-    if (!begun_) x_.asked_ns = s_.last_ns_ = s_.w_.poller().now();
-}
-
-void session::first_write_up::end() noexcept {
-    x_.up->io.written(result_);
-    done_ = s_.wrote_up(x_, x_.unsent, result_);
-}
-
-// What that left, until no more than `rest` is left of it. An error where the upstream took nothing for too long, or was not to.
-task<error_code> session::write_up(exchange& x, pieces& p, std::size_t rest) {
-    do {
-        x.up->io.write_until(steady_ns() + ns(x.api->deadlines.body_stall));
-        error_code ec = asio::error::operation_aborted;
-        if (!x.stop_uploading) ec = co_await x.up->io.writable();
-        x.upstream_deaf = static_cast<bool>(ec);
-        if (ec) co_return ec;
-    } while (!try_write_up(x, p) && p.left() > rest);
-    co_return error_code();
-}
-
-// --- The request's body, beside the response: what comes from the client goes to the upstream until it is whole.
-
-detached session::upload(exchange& x) {
-    x.uploading = true;
-    bool whole = false;
-    try {
-        whole = co_await upload_all(x);
-    } catch (std::exception const& e) {
-        log::error("session", "an upload was ended: {}", e.what());
-        x.client_gone = true;
-    }
-    x.uploading = false;
-    client_.gather_no_more();
-    if (!whole && upload_failed(x))
-        x.up->io.cancel_read();  // no answer can come of half a request
-    else if (x.answered_ns == 0)
-        x.up->io.read_until(steady_ns() + ns(x.api->deadlines.response_head));
-    x.upload_done.set();
-}
-
-task<bool> session::upload_all(exchange& x) {
-    auto const& deadlines = w_.shared().settings.client;
-    auto& buffers = w_.buffers();
-    bool const chunked = x.frame.body.kind == body_kind::chunked;
-    if (x.unsent.left() > 0) {
-        error_code const ec = co_await write_up(x, x.unsent, 0);
-        if (ec == asio::error::timed_out && x.answered_ns == 0) x.upload_failure = refusal::upstream_timeout;
-        if (x.upstream_deaf || x.body_whole) co_return !x.upstream_deaf;
-    }
-    lease buffer = buffers.redeem(x.body_room, !chunked && x.body_left > buffers.small_bytes());
-    if (!buffer) {
-        x.upload_failure = refusal::overloaded;
-        co_return false;
-    }
-    while (!x.body_whole && !x.stop_uploading) {
-        std::int64_t const now = steady_ns();
-        std::int64_t until = now + ns(deadlines.body_stall);
-        if (deadlines.request.count() != 0) until = std::min(until, x.began_ns + ns(deadlines.request));
-        if (until <= now) {  // what is gathered is taken although its time is up
-            x.upload_failure = refusal::body_timeout;
-            co_return false;
-        }
-        client_.read_until(until);
-        std::size_t size = buffer.size();
-        if (!chunked) size = static_cast<std::size_t>(std::min<std::uint64_t>(size, x.body_left));
-        io_result const r = co_await client_.read_more(buffer.data(), size);
-        if (r.ec == asio::error::timed_out) {
-            x.upload_failure = refusal::body_timeout;
-            co_return false;
-        }
-        if (r.ec || r.n == 0) {
-            x.client_gone = !x.stop_uploading;
-            co_return false;
-        }
-
-        pace_upload(x, r.n);
-        pieces p;
-        std::size_t consumed = r.n;
-        std::size_t payload = r.n;
-        if (chunked) {
-            auto const step = x.decoder.decode(buffer.data(), r.n);
-            if (step.now == chunk_decoder::state::bad) {
-                x.upload_failure = refusal::invalid_chunk;
-                co_return false;
-            }
-            consumed = step.consumed;
-            payload = step.payload;
-            x.body_whole = step.now == chunk_decoder::state::done;
-            add_chunk(p, x.up_line, {buffer.data(), payload}, x.body_whole, x.decoder.trailers());
-        } else {
-            x.body_left -= r.n;
-            x.body_whole = x.body_left == 0;
-            p.add(buffer.data(), r.n);
-        }
-        x.request_bytes += consumed;
-        x.body_seen += payload;
-        if (x.body_limit != 0 && x.body_seen > x.body_limit) {
-            x.body_whole = false;
-            x.upload_failure = refusal::body_too_large;
-            co_return false;
-        }
-        bool const all_out = p.left() == 0 || try_write_up(x, p);
-        if (!all_out) co_await write_up(x, p, 0);
-        if (consumed < r.n) {
-            x.leftover_begin = consumed;
-            x.leftover_end = r.n;
-            x.leftover = std::move(buffer);
-            co_return !x.upstream_deaf;
-        }
-        if (x.upstream_deaf) co_return false;
-        if (r.n == buffer.size() && buffer.size() < buffers.large_bytes() && (chunked || x.body_left > buffer.size()))
-            enlarge(buffer, buffers);
-    }
-    co_return x.body_whole;
-}
-
-void session::pace_upload(exchange& x, std::size_t brought) noexcept {
-    if (x.sweep != w_.sweeps()) {
-        x.sweep = w_.sweeps();
-        x.parts_of_sweep = 0;
-        client_.gather_no_more();
-    }
-    if (brought < small_part_bytes && ++x.small_parts > small_parts_free && ++x.parts_of_sweep >= small_parts_a_sweep)
-        client_.gather(1);
-}
-
-void session::stop_upload(exchange& x) noexcept {
-    x.stop_uploading = true;
-    client_.cancel_read();
-    if (x.up) x.up->io.cancel_write();
 }
 
 }  // namespace latchkey::gateway

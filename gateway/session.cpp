@@ -16,8 +16,6 @@
 namespace latchkey::gateway {
 namespace {
 
-std::int64_t ns(conf::milliseconds d) noexcept { return d.count() * 1'000'000; }
-
 std::uint32_t us_between(std::int64_t from_ns, std::int64_t to_ns) noexcept {
     if (from_ns == 0 || to_ns <= from_ns) return 0;
     return static_cast<std::uint32_t>(std::min<std::int64_t>((to_ns - from_ns) / 1000, UINT32_MAX));

@@ -1,6 +1,7 @@
 #pragma once
 // One client connection: reads requests one after the other and takes each on the way that ARCHITECTURE.md draws. Read
-// session.cpp from session::exchange_once down; relay.cpp has the streaming of bodies.
+// session.cpp from session::exchange_once down; relay.cpp asks the upstream and streams its answer, upload.cpp the request's
+// body, sending.cpp writes.
 //
 // Belongs to its worker's thread; frees itself through worker::finished().
 
@@ -112,6 +113,11 @@ struct exchange {
     bool recorded = false;
 };
 
+// The upload ended so that no answer can come of it. It ends the wait for one, too; this is for who has not begun to wait.
+inline bool upload_failed(exchange const& x) noexcept { return x.client_gone || x.upload_failure != refusal::none; }
+
+inline std::int64_t ns(conf::milliseconds d) noexcept { return d.count() * 1'000'000; }
+
 // A response on its way to the client. Lives in the frame of session::read_answer.
 struct response {
     body_kind kind = body_kind::none;  // of what is to come of the body
@@ -181,11 +187,15 @@ class alignas(cache_line_bytes) session : public sweep_list::member {
     bool compose_response(exchange&, head const&, response_frame const&, response&);
     task<bool> relay_rest(exchange&, response&);
     task<bool> relay_spliced(exchange&, response&, pipe_lease, lease& buffer);
+    void break_off(exchange&, usage::outcome) noexcept;
+
+    // --- the request's body (upload.cpp)
     detached upload(exchange&);
     task<bool> upload_all(exchange&);
     void pace_upload(exchange&, std::size_t brought) noexcept;
     void stop_upload(exchange&) noexcept;
-    // (of pieces or a pipe_lease)
+
+    // --- writing (sending.cpp), of pieces or a pipe_lease
     template <class Bytes>
     bool try_send(exchange&, Bytes&, bool last, error_code&);
     class first_send;
@@ -197,7 +207,6 @@ class alignas(cache_line_bytes) session : public sweep_list::member {
     bool try_write_up(exchange&, pieces&);
     bool wrote_up(exchange&, pieces&, io_result const&) noexcept;
     task<error_code> write_up(exchange&, pieces&, std::size_t rest);
-    void break_off(exchange&, usage::outcome) noexcept;
 
     // --- the account (session.cpp)
     bool prepare_record(exchange&, std::uint64_t response_bytes, bool count_drop) noexcept;
@@ -227,7 +236,7 @@ class alignas(cache_line_bytes) session : public sweep_list::member {
 };
 
 // The first write of a message, which may be made with those of others: to be handed to its turn, then done() says how it went.
-// (relay.cpp)
+// (sending.cpp)
 class session::first_send final : public reactor::outgoing {
   public:
     first_send(session& s, exchange& x, pieces& p, bool last) : s_(s), x_(x), p_(p), last_(last) {}

@@ -50,8 +50,6 @@ io_result receive(tls_session* tls, int descriptor, char* data, std::size_t size
     return tls ? tls->read(data, size) : receive_from(descriptor, data, size, 0);
 }
 
-bool would_block(error_code const& ec) noexcept { return ec == asio::error::would_block; }
-
 }  // namespace
 
 io_result peek(int descriptor) noexcept {
