@@ -239,6 +239,22 @@ TEST_CASE("a large buffer shrinks to a small one with what is used of it, where 
     CHECK(l.data() == after);
 }
 
+TEST_CASE("a small buffer is exchanged for a large one where one can be had") {
+    buffer_pool pool(4096, 65536, 1);
+    lease first = pool.small();
+    lease second = pool.small();
+    pool.enlarge(first);
+    CHECK(first.size() == 65536);
+    char const* const large = first.data();
+    char const* const small = second.data();
+    pool.enlarge(first);
+    CHECK(first.data() == large);
+    pool.enlarge(second);  // there is but one
+    CHECK(second.data() == small);
+    CHECK(second.size() == 4096);
+    CHECK(pool.lent_bytes() == buffer_pool::cost(65536) + buffer_pool::cost(4096));
+}
+
 TEST_CASE("of the large buffers half are to spare for who may hold one for long") {
     buffer_pool pool(4096, 65536, 4);
     std::vector<lease> lent;
