@@ -5,11 +5,23 @@
 
 #include <cassert>
 #include <cerrno>
+#include <cstring>
 #include <utility>
 
 #include "base/log.hpp"
 
 namespace latchkey::gateway {
+namespace {
+
+constexpr auto each_alone = "each socket is read and written by a call of its own";
+
+// Without memory for it.
+char const* text_of(int error) noexcept {
+    char const* const text = ::strerrordesc_np(error);
+    return text ? text : "?";
+}
+
+}  // namespace
 
 struct call_batch::kernel_ring {
     // Who submits is the one thread that owns it, and work that was put off is done when it asks: so nothing interrupts it. One
@@ -61,8 +73,13 @@ call_batch::~call_batch() { assert(queued_ == 0); }
 
 void call_batch::never() noexcept {
     assert(queued_ == 0);
-    ring_.reset();
+    close();
     tried_ = true;
+}
+
+void call_batch::close() noexcept {
+    ring_.reset();
+    in_use_.store(false, std::memory_order_relaxed);
 }
 
 bool call_batch::usable() noexcept {
@@ -73,9 +90,15 @@ bool call_batch::usable() noexcept {
     } catch (std::bad_alloc const&) {  // then not
         return false;
     }
-    if (ring_->error == 0) return true;
-    ring_.reset();
-    return false;
+    int const error = ring_->error;
+    if (error != 0) {
+        close();
+        static std::atomic_flag told;  // it is the same for all workers
+        if (!told.test_and_set()) log::info("reactor", "no io_uring ({}): {}", text_of(error), each_alone);
+        return false;
+    }
+    in_use_.store(true, std::memory_order_relaxed);
+    return true;
 }
 
 call_batch::call& call_batch::next(int descriptor, error_code& ec, std::size_t& n) noexcept {
@@ -144,8 +167,8 @@ void call_batch::take_results() noexcept {
 
 // What the kernel has not taken yet goes with the ring, and is done here.
 void call_batch::give_up(int error) noexcept {
-    log::warn("reactor", "io_uring_enter: error {}; from here on each socket is read and written by a call of its own", error);
-    ring_.reset();
+    log::warn("reactor", "io_uring_enter: {}; from here on {}", text_of(error), each_alone);
+    close();
     for (std::size_t i = 0; i < queued_; ++i)
         if (!calls_[i].done) calls_[i].do_alone();
     queued_ = 0;

@@ -5,10 +5,11 @@
 // A system call costs up to a microsecond before it does anything, depending on what the kernel and the machine below it do
 // against each other's faults; a request needs four.
 //
-// Belongs to one thread: the first that asks whether it is usable.
+// Belongs to one thread: the first that asks whether it is usable. Only in_use() is for any.
 
 #include <sys/uio.h>
 
+#include <atomic>
 #include <cstddef>
 #include <memory>
 #include <span>
@@ -32,6 +33,8 @@ class call_batch {
     void never() noexcept;
     // False: the kernel has no such thing, or forbids it. Opens what it takes at the first call. Not where calls are queued.
     bool usable() noexcept;
+    // What usable() has found, once it was asked. Any thread.
+    bool in_use() const noexcept { return in_use_.load(std::memory_order_relaxed); }
 
     std::size_t queued() const noexcept { return queued_; }
     bool full() const noexcept { return queued_ == calls_max; }
@@ -50,12 +53,14 @@ class call_batch {
     call& next(int descriptor, error_code& ec, std::size_t& n) noexcept;
     io_uring_sqe* entry_for_next() noexcept;
     void take_results() noexcept;
+    void close() noexcept;
     void give_up(int error) noexcept;
 
     std::unique_ptr<kernel_ring> ring_;
     std::unique_ptr<call[]> calls_;  // the first queued_
     std::size_t queued_ = 0;
     bool tried_ = false;
+    std::atomic<bool> in_use_{false};
 };
 
 }  // namespace latchkey::gateway

@@ -138,6 +138,7 @@ class reactor final : public asio::detail::epoll_reactor {
 
     // By which those of a step are read and sent.
     call_batch& calls() noexcept { return calls_; }
+    call_batch const& calls() const noexcept { return calls_; }
 
     // Serves what waits for its step, now.
     void serve() noexcept;

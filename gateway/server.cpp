@@ -389,6 +389,7 @@ counters server::counters() const {
         out.connections_accepted += c.accepted.get();
         out.connections_shed += c.shed.get();
         out.clients_put_off += w->clients_put_off();
+        out.io_uring_workers += w->uses_io_uring() ? 1 : 0;
         out.requests += c.requests.get();
         out.requests_in_flight += c.in_flight.get();
         out.forwarded += c.forwarded.get();

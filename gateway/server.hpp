@@ -27,6 +27,7 @@ struct counters {
     std::uint64_t connections_accepted = 0;
     std::uint64_t connections_shed = 0;  // closed at once: over a limit, or out of descriptors
     std::uint64_t clients_put_off = 0;   // how often one waited, unread, since its worker was behind
+    std::uint64_t io_uring_workers = 0;  // that may read and send for several sockets by one system call
     std::uint64_t requests = 0;          // every request that left a usage record
     std::uint64_t requests_in_flight = 0;
     std::uint64_t forwarded = 0;

@@ -92,6 +92,7 @@ class worker {
     }
     tallies const& counts() const noexcept { return counts_; }
     std::uint64_t clients_put_off() const noexcept { return reactor_.put_off_total(); }
+    bool uses_io_uring() const noexcept { return reactor_.calls().in_use(); }
     // Its loop has ended: nothing that is posted runs any more, and no session is left.
     bool ended() const noexcept { return ended_.load(std::memory_order_acquire); }
 

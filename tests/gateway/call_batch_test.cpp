@@ -1,5 +1,6 @@
 #include "gateway/call_batch.hpp"
 
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -154,6 +155,7 @@ TEST_CASE("what the kernel does not take is done call by call, from then on noth
     std::thread([&] { calls.run(); }).join();
     CHECK(calls.queued() == 0);
     CHECK_FALSE(calls.usable());
+    CHECK_FALSE(calls.in_use());
     CHECK_FALSE(got[0].ec);
     CHECK(std::string(into.data(), got[0].n) == "hello");
     CHECK(got[1].n == 7);
@@ -168,7 +170,23 @@ TEST_CASE("who wants none has none") {
     calls.never();
     CHECK_FALSE(calls.usable());
     call_batch open;
-    open.usable();
+    CHECK_FALSE(open.in_use());  // nobody has asked yet
+    bool const is_usable = open.usable();
+    CHECK(open.in_use() == is_usable);
     open.never();
     CHECK_FALSE(open.usable());
+    CHECK_FALSE(open.in_use());
+}
+
+TEST_CASE("where the kernel gives no ring, none is usable, then or later") {
+    rlimit before{};
+    REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
+    rlimit const none{0, before.rlim_max};
+    call_batch calls;
+    REQUIRE(::setrlimit(RLIMIT_NOFILE, &none) == 0);
+    bool const then = calls.usable();
+    REQUIRE(::setrlimit(RLIMIT_NOFILE, &before) == 0);
+    CHECK_FALSE(then);
+    CHECK_FALSE(calls.usable());
+    CHECK_FALSE(calls.in_use());
 }
