@@ -37,6 +37,7 @@ SCENARIOS = {
     "rate4k": ("mode=open rate=4000 connections=64 path=/bytes/1024 body=1024 keys={keys}", 1.2, "4,000/s, Poisson, 1 KiB"),
     "rate20k": ("mode=open rate=20000 connections=64 path=/bytes/1024 body=1024 keys={keys}", 0.8, "20,000/s, Poisson, 1 KiB"),
     "refused": ("mode=closed connections=64 path=/bytes/1024 status=401 key=ext-000000000000000000000000000000000000", 0.6, "64 connections, a wrong key"),
+    "post": ("mode=closed connections=64 path=/up upload=1024 keys={keys}", 0.8, "64 connections, POST, 1 KiB up"),
     "fresh": ("mode=fresh connections=32 path=/bytes/1024 body=1024 keys={keys}", 0.8, "a new connection for every request"),
     "body100k": ("mode=closed connections=16 path=/bytes/102400 body=102400 keys={keys}", 0.7, "16 connections, 100 KiB down"),
     "up100k": ("mode=closed connections=16 path=/up upload=102400 keys={keys}", 0.7, "16 connections, 100 KiB up"),

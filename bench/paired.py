@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Two builds of Latchkey, driven at the same time: CPU time a request at saturation, and the ratio.
 
-  LATCHKEY=NEW LATCHKEY_BEFORE=OLD python3 bench/paired.py [--rounds 30] [--seconds 1] [--scenario saturation|refused]
+  LATCHKEY=NEW LATCHKEY_BEFORE=OLD python3 bench/paired.py [--rounds 30] [--seconds 1] [--scenario saturation|post|refused]
 
 Both run on one CPU, their load generators (with an upstream each) on another, and the kernel gives each a few milliseconds by turns:
 so whatever the machine does meanwhile, it does to both. Some 0.3 % can be told in half a minute, where slices one after the
@@ -21,7 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from compare import geometric
 from peers import BEFORE, HERE, Bench, Failure, run
 
-SCENARIOS = {"saturation": "status=200 body=1024 keys={keys}", "refused": "status=401 key=" + "unknown-" + "0" * 28}
+SCENARIOS = {"saturation": "status=200 body=1024 keys={keys}", "post": "path=/up upload=1024 keys={keys}", "refused": "status=401 key=" + "unknown-" + "0" * 28}
 NAMES = ("latchkey", BEFORE)
 
 

@@ -17,6 +17,9 @@ constexpr std::size_t copied_bytes_max = 4096;
 // A response's body of which so much is to come goes through a pipe, uncopied, where its length is known and nothing is
 // encrypted.
 constexpr std::uint64_t spliced_bytes_min = 256U << 10U;
+// A pooled connection that was idle for so long is looked at before a request that cannot be sent twice. (No server's keep-alive
+// timeout is near it.)
+constexpr std::int64_t idle_looked_at_ns = 50'000'000;
 constexpr unsigned interim_max = 16;  // 1xx responses before the final one (fault U11)
 
 bool is_spliced(response const& r, stream const& client, pipe_pool const& pipes) noexcept {
@@ -80,11 +83,14 @@ bool session::may_retry(exchange const& x) const noexcept {
     return x.idempotent || x.up_bytes == 0 || (x.ended_by_fin && !x.up->peer_has_bytes());
 }
 
-// A pooled connection of the target whose turn it is. A request that cannot be sent twice gets none that has ended already.
+// A pooled connection of the target whose turn it is. A request that cannot be sent twice gets none that has ended already: one
+// that was idle for a while is looked at. One that was not has had no time for its server's keep-alive timeout, and where it has
+// ended all the same, may_retry() mostly finds that nothing was taken; but some of a body may be gone by then.
 bool session::lease_pooled(exchange& x) {
     x.to = w_.group(x.api_index).choose(last_ns_, 0);
     while (x.to && (x.up = x.to->pool->take_idle())) {
-        if (x.idempotent || would_block(peek(x.up->io.descriptor()).ec)) return true;
+        bool const looked_at = !x.idempotent && (!x.body_whole || x.up->idle_ns(last_ns_) >= idle_looked_at_ns);
+        if (!looked_at || would_block(peek(x.up->io.descriptor()).ec)) return true;
         x.to->pool->discard(x.up);
         x.up = nullptr;
     }

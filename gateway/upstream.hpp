@@ -36,6 +36,8 @@ class alignas(cache_line_bytes) upstream_connection : public intrusive::list_bas
     bool peer_has_bytes() const noexcept;
 
     upstream_pool& pool() const noexcept { return pool_; }
+    // Of a pooled one: how long, about, nobody has used it.
+    std::int64_t idle_ns(std::int64_t now_ns) const noexcept { return now_ns - idle_since_ns_; }
 
   private:
     friend class upstream_pool;

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 
@@ -286,6 +287,26 @@ def test_a_client_that_reset_before_it_was_accepted_is_not_served(alone, upstrea
     last.close()
     with upstream.changed:
         assert [r.path for r in upstream.requests if r.path.startswith(path)] == [path]
+
+
+@pytest.mark.parametrize("first", ["the request", "the end"])
+@pytest.mark.parametrize("size", [3, 200_000])
+def test_a_post_found_together_with_its_connections_end_goes_out_once_on_a_new_one(alone, upstream, keys, size, first):
+    """A connection that was used a moment ago is not looked at before a body that is in hand: who never took any of it gets it from a
+    new one. What is not in hand could not be sent again, so there it is looked at."""
+    for _ in range(5):
+        with alone.client() as c:
+            c.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)  # all of it goes although the gateway is stopped
+            served(c.get("/warm", keys[0]["key"]))
+            path = upstream.on("/" + unique("post"), lambda x: x.answer(200, [], str(len(x.body())).encode()))
+            steps = [lambda: c.send(request_bytes("POST", path, keys[0]["key"], body=b"p" * size)), upstream.close_connections]
+            with stopped(alone):
+                for step in steps if first == "the request" else reversed(steps):
+                    step()
+                upstream.wait(lambda: not upstream.open_connections())
+            r = c.response()
+            assert (r.status, r.body) == (200, str(size).encode())
+            assert [len(r.body) for r in upstream.seen(path)] == [size]
 
 
 def test_how_often_clients_waited_unread_is_a_metric(alone, keys, clients):
