@@ -32,10 +32,10 @@ error_code finish(asio::io_context& context, Start start) {
     return out;
 }
 
-error silent(std::string const& socket, std::string const& why) {
+error silent(std::string const& socket, std::string const& why, bool may_have_changed = false) {
     return {errc::unavailable,
-            fmt::format("the gateway on {} does not answer ({}); look at its log, or stop it and run the command again", socket,
-                        why)};
+            fmt::format("the gateway on {} does not answer ({}){}; look at its log, or stop it and run the command again", socket,
+                        why, may_have_changed ? ", and may not have done what it was told" : "")};
 }
 
 }  // namespace
@@ -73,7 +73,7 @@ result<boost::json::value> gateway_client::call(http::verb method, std::string c
     boost::beast::flat_buffer buffer;
     stream.expires_after(answer_within_);
     auto const read = finish(context, [&](auto done) { http::async_read(stream, buffer, parser, done); });
-    if (read) return silent(socket_path_, (sent ? sent : read).message());
+    if (read) return silent(socket_path_, (sent ? sent : read).message(), method != http::verb::get);
     error_code ec;
     auto value = boost::json::parse(parser.get().body(), ec);
     if (ec || !value.is_object()) return silent(socket_path_, "its reply is not JSON");
