@@ -230,7 +230,7 @@ std::vector<portal::figure> figures_of(gateway::counters const& c) {
          true,
          n(c.clients_put_off)},
         {"io_uring_workers",
-         "Workers that serve several sockets by one system call when many are ready",
+         "Workers that use io_uring; 0 where it is off or not to be had, which costs processor time only",
          {},
          false,
          n(c.io_uring_workers)},

@@ -2,7 +2,10 @@
 
 #include <liburing.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cassert>
 #include <cerrno>
 #include <cstring>
@@ -84,21 +87,46 @@ void call_batch::close() noexcept {
 
 bool call_batch::usable() noexcept {
     if (std::exchange(tried_, true)) return ring_ != nullptr;
+    char const* const why_not = open();
+    if (why_not) {
+        close();
+        static std::atomic_flag told;  // it is the same for all workers
+        if (!told.test_and_set()) log::info("reactor", "no io_uring ({}): {}", why_not, each_alone);
+    }
+    in_use_.store(!why_not, std::memory_order_relaxed);
+    return !why_not;
+}
+
+// Null where it is open and works.
+char const* call_batch::open() noexcept {
     try {
         calls_ = std::make_unique<call[]>(calls_max);
         ring_ = std::make_unique<kernel_ring>();
-    } catch (std::bad_alloc const&) {  // then not
-        return false;
+    } catch (std::bad_alloc const&) {
+        return text_of(ENOMEM);
     }
-    int const error = ring_->error;
-    if (error != 0) {
-        close();
-        static std::atomic_flag told;  // it is the same for all workers
-        if (!told.test_and_set()) log::info("reactor", "no io_uring ({}): {}", text_of(error), each_alone);
-        return false;
-    }
-    in_use_.store(true, std::memory_order_relaxed);
-    return true;
+    if (ring_->error == ENOMEM) return "Cannot allocate memory: is `ulimit -l` small?";
+    if (ring_->error != 0) return text_of(ring_->error);
+    return works() ? nullptr : "it does not send or receive";
+}
+
+// What opens may still lack some calls, or have them forbidden: each is made once, before a client's bytes depend on them.
+bool call_batch::works() noexcept {
+    std::array<int, 2> ends{};
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends.data()) != 0) return false;
+    std::array<char, 3> text{'o', 'n', 'e'};
+    std::array<char, 4> got{};
+    std::array<iovec, 3> pieces;
+    for (std::size_t i = 0; i < text.size(); ++i) pieces[i] = {&text[i], 1};
+    std::array<error_code, 3> ec;
+    std::array<std::size_t, 3> n{};
+    send(ends[0], {pieces.data(), 1}, ec[0], n[0]);
+    send(ends[0], {pieces.data() + 1, 2}, ec[1], n[1]);
+    receive(ends[1], got.data(), got.size(), ec[2], n[2]);
+    run();
+    for (int const e : ends) ::close(e);
+    bool const all = std::none_of(ec.begin(), ec.end(), [](error_code const& e) { return e.failed(); });
+    return ring_ && all && n[2] == text.size() && std::equal(text.begin(), text.end(), got.begin());
 }
 
 call_batch::call& call_batch::next(int descriptor, error_code& ec, std::size_t& n) noexcept {

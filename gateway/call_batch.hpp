@@ -31,7 +31,8 @@ class call_batch {
 
     // From now on none is usable, whatever the kernel has.
     void never() noexcept;
-    // False: the kernel has no such thing, or forbids it. Opens what it takes at the first call. Not where calls are queued.
+    // False: the kernel has no such thing, or forbids it; the log says why, once. Opens and tries it at the first call. Not where
+    // calls are queued.
     bool usable() noexcept;
     // What usable() has found, once it was asked. Any thread.
     bool in_use() const noexcept { return in_use_.load(std::memory_order_relaxed); }
@@ -44,7 +45,8 @@ class call_batch {
     void receive(int descriptor, char* data, std::size_t size, error_code& ec, std::size_t& n) noexcept;
     void send(int descriptor, std::span<iovec const> pieces, error_code& ec, std::size_t& n) noexcept;
 
-    // Does all that was queued, in that order.
+    // Does all that was queued, in that order; but one that the ring had no memory for comes behind the others, so two of one
+    // socket may change places.
     void run() noexcept;
 
   private:
@@ -53,6 +55,8 @@ class call_batch {
     call& next(int descriptor, error_code& ec, std::size_t& n) noexcept;
     io_uring_sqe* entry_for_next() noexcept;
     void take_results() noexcept;
+    char const* open() noexcept;
+    bool works() noexcept;
     void close() noexcept;
     void give_up(int error) noexcept;
 

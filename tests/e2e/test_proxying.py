@@ -710,6 +710,6 @@ def test_requests_that_come_together_get_each_its_answer_and_its_record(upstream
                 rings += os.readlink(fd) == "anon_inode:[io_uring]"
         assert rings == 0 if io_uring != "used" else rings in (0, 1)
         assert g.metric("latchkey_io_uring_workers") == rings
-        assert ("no io_uring" in g.log()) == (io_uring != "off" and rings == 0)
+        assert ("io_uring" in g.log()) == (io_uring != "off" and rings == 0), "says why not"
         wanted = len(of) * rounds + len(of) - 1
         wait_until(lambda: sum(r["path"].startswith(f"/{stem}") for r in g.export()) == wanted, 10, "a record for each")
