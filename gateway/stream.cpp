@@ -165,6 +165,8 @@ void stream::read_op::give_back() noexcept {
 
 // The wait was ended between its read and its turn.
 void stream::read_op::keep_what_came() noexcept {
+    error_code const found = std::exchange(owner.seen_, {});
+    if (found && !would_block(found)) owner.taken(found);
     if (bytes_transferred_ == 0 || owner.descriptor_ < 0) {
         bytes_transferred_ = 0;
         return give_back();
@@ -306,10 +308,11 @@ void stream::arm_read(bool try_first) noexcept {
 void stream::queue_read(reactor::reading& base, call_batch& calls) noexcept {
     auto& o = static_cast<read_op&>(base);
     stream& s = o.owner;
-    bool const alone = !o.pool || o.watch || o.handshake || o.pipe || o.large || s.tls_ || s.descriptor_ < 0;
+    bool const alone = !o.pool || o.watch || o.handshake || o.pipe || o.large || s.tls_ || s.descriptor_ < 0 || s.seen_;
     if (alone || !o.borrow()) return;
     o.ahead = true;
-    calls.receive(s.descriptor_, o.into->data(), o.into->size(), o.ec_, o.bytes_transferred_);
+    // (Its error does not go into the operation, where one that ends the wait would take its place.)
+    calls.receive(s.descriptor_, o.into->data(), o.into->size(), s.seen_, o.bytes_transferred_);
 }
 
 // Runs inside the loop when the descriptor became readable (or at once, where the reactor knows of unread bytes).
@@ -346,7 +349,7 @@ status stream::perform_read(asio::detail::reactor_op* base) {
         data = o.into->data();
         size = o.into->size();
     }
-    io_result r = s.told(std::exchange(o.ahead, false) ? io_result{o.ec_, o.bytes_transferred_}
+    io_result r = s.told(std::exchange(o.ahead, false) ? io_result{std::exchange(s.seen_, {}), o.bytes_transferred_}
                                                        : receive(s.tls_.get(), s.descriptor_, data, size));
     // What has come is no whole record, and an end that came with it would be told by no event.
     if (would_block(r.ec) && s.tls_ && !s.told_of_more()) r = s.told(receive(s.tls_.get(), s.descriptor_, data, size));

@@ -234,7 +234,7 @@ class stream {
     unsigned look_in_ = 0;          // sweeps, while gathering
     unsigned handshake_parts_ = 0;  // that were not the last
     unsigned at_once_ = 0;          // reads that succeeded since the loop was last returned to
-    error_code seen_;               // by a look or a write, which take an error out of the socket: for the read behind it
+    error_code seen_;  // by a look, a write or a read ahead, which take an error out of the socket: for the read behind it
     std::unique_ptr<tls_session> tls_;
     read_op read_;
     write_op write_;  // last: most writes do without

@@ -651,3 +651,48 @@ TEST_CASE("a wait that is ended between its read and its turn has what came, unl
         }
     }
 }
+
+TEST_CASE("an error that was found before its turn is told by the next read, where the wait was ended", "[reactor]") {
+    std::string const how = GENERATE(as<std::string>(), "cancelled", "expired");
+    bool const together = GENERATE(true, false);
+    CAPTURE(how, together);
+    stage s;
+    if (!together) s.l.poller.calls().never();
+    auto& first = s.actors.emplace_back(s.l, s.pool, s.diary, "first");
+    upon_message(first, [&] {
+        for (std::size_t i = 1; i < s.actors.size(); ++i) {
+            auto& other = s.actors[i].s;
+            other.read_until(how == "expired" ? 1 : 0);
+            how == "expired" ? void(other.expire(2)) : other.cancel_read();
+        }
+    });
+    for (std::size_t i = 0; i < reactor::many; ++i)
+        s.actors.emplace_back(s.l, s.pool, s.diary, "r" + std::to_string(i)).act(false, false, false);
+    s.l.turn();
+    s.say_to_all();
+    // A reset between the kernel's event and the read: the event is of the descriptor's socket of before.
+    std::deque<int> before;
+    for (std::size_t i = 1; i < s.actors.size(); ++i) {
+        pair reset;
+        REQUIRE(::send(reset.ours, "unread", 6, 0) == 6);
+        reset.close();
+        before.push_back(::dup(s.actors[i].p.ours));
+        REQUIRE(::dup2(reset.ours, s.actors[i].p.ours) >= 0);
+        ::close(reset.ours);
+    }
+    bool const done = s.l.until([&] { return s.diary.size() == 2 * reactor::many; });
+    for (int const d : before) ::close(d);
+    REQUIRE(done);
+    for (std::size_t i = 1; i < s.actors.size(); ++i) {
+        auto& a = s.actors[i];
+        CHECK(a.got.n == 0);
+        if (how == "expired") {
+            CHECK(a.got.ec == asio::error::connection_reset);
+        } else {
+            CHECK_FALSE(a.into);
+            CHECK(a.got.ec == asio::error::operation_aborted);
+            std::array<char, 64> text{};
+            CHECK(a.s.read_now(text.data(), text.size()).ec == asio::error::connection_reset);
+        }
+    }
+}
