@@ -41,9 +41,10 @@ struct invocation {
     std::function<int(streams&)> chosen;
 };
 
+// For what is left out rather than given empty: that is a shell variable that was not set.
+std::string not_empty(std::string const& given) { return given.empty() ? "is empty" : ""; }
+
 void add_common(CLI::App& to, common_flags& f) {
-    // An empty one is a shell variable that was not set: not the same as none.
-    auto const not_empty = [](std::string const& given) { return given.empty() ? std::string("is empty") : std::string(); };
     to.add_option("--data", f.data, "Data directory (keys.db, usage.db, admin.sock)")->type_name("DIR")->check(not_empty);
     to.add_option("--config", f.config, "Settings file")->type_name("FILE")->check(not_empty);
 }
@@ -86,8 +87,9 @@ void add_keys(CLI::App& app, invocation& v) {
     keys->require_subcommand(1);
     auto& f = v.keys;
     auto* c = add_key_command(*keys, v, "create", "Make a key and show it this once", keys_create);
-    auto* const name = c->add_option("--name", f.name, "Who calls: a new application of this name");
-    auto* const application = c->add_option("--application", f.application, "One more key for this application")->type_name("ID");
+    auto* const name = c->add_option("--name", f.name, "Who calls: a new application of this name")->check(not_empty);
+    auto* const application =
+        c->add_option("--application", f.application, "One more key for this application")->type_name("ID")->check(not_empty);
     name->excludes(application);
     c->add_flag("--json", f.json, "One JSON object with id, key, application_id and name");
     c = add_key_command(*keys, v, "list", "All keys, without their secrets", keys_list);
@@ -113,8 +115,8 @@ void add_usage(CLI::App& app, invocation& v) {
     add_common(*c, v.usage.common);
     c->add_option("--from", v.usage.from, "First moment (2026-08-22 or 2026-08-22T10:11:12Z)")->type_name("TIME");
     c->add_option("--to", v.usage.to, "First moment that is left out")->type_name("TIME");
-    c->add_option("--key", v.usage.key, "Only this key")->type_name("ID");
-    c->add_option("--application", v.usage.application, "Only this application")->type_name("ID");
+    c->add_option("--key", v.usage.key, "Only this key")->type_name("ID")->check(not_empty);
+    c->add_option("--application", v.usage.application, "Only this application")->type_name("ID")->check(not_empty);
     c->add_option("--output", v.usage.output, "Write here, whole or not at all, instead of stdout")->type_name("FILE");
     c->callback([&v] { v.chosen = [&v](streams& s) { return usage_export(v.usage, s); }; });
 }

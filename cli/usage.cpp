@@ -69,25 +69,44 @@ bool nothing_kept(data_paths const& at) {
            !gateway_client(at.admin_socket).listening();
 }
 
-// Where no record fits a key, it may be one that never was: the id is mistyped then, and whoever waits for its account should
-// learn of it. A deleted key is not in the store, but has records of other times. Where the store cannot be asked, nothing is
-// said.
-void must_have_been(std::string const& key_id, data_paths const& at, std::string const& key_prefix, usage::journal& journal) {
-    std::string why;
-    std::unique_ptr<key_access> keys;
+// Why the store does not have it; empty where it has. An application is there as long as it has a key.
+std::string no_key(key_access& keys, std::string const& id) {
     try {
-        keys = open_keys(at, key_prefix, missing::fail);
-        keys->find(key_id);
-        return;
+        if (!id.empty()) keys.find(id);
+        return {};
     } catch (failure const& e) {
-        if (!keys || e.code != exit_not_found) return;
-        why = e.what();
+        if (e.code != exit_not_found) throw;
+        return e.what();
     }
-    keys.reset();  // its lock is not needed while the account is read
-    usage::filter of_all_times;
-    of_all_times.key_id = key_id;
-    auto const recorded = usage::has_record(journal, of_all_times);
-    if (recorded && !*recorded) throw failure(exit_not_found, fmt::format("{}; `latchkey keys list` shows them", why));
+}
+std::string no_application(key_access& keys, std::string const& id) {
+    bool found = id.empty();
+    if (!found) keys.each([&](keystore::key_row const& row) { return !(found = row.application_id == id); });
+    return found ? "" : "there is no application with that id";
+}
+
+// Where no record fits a key or an application, it may be one that never was: the id is mistyped then, and whoever waits for its
+// account should learn of it. A deleted one is not in the store, but has records of other times. Where the store cannot be asked,
+// nothing is said.
+void must_have_been(usage::filter const& wanted, data_paths const& at, std::string const& key_prefix, usage::journal& journal) {
+    std::string key;
+    std::string application;
+    try {
+        auto const keys = open_keys(at, key_prefix, missing::fail);
+        key = no_key(*keys, wanted.key_id);
+        application = no_application(*keys, wanted.application_id);
+    } catch (failure const&) {
+        return;
+    }  // (its lock is not needed while the account is read)
+    auto const never = [&](std::string usage::filter::*which) {
+        usage::filter of_all_times;
+        of_all_times.*which = wanted.*which;
+        auto const recorded = usage::has_record(journal, of_all_times);
+        return recorded && !*recorded;
+    };
+    for (auto const& [why, which] :
+         {std::pair{key, &usage::filter::key_id}, std::pair{application, &usage::filter::application_id}})
+        if (!why.empty() && never(which)) throw failure(exit_not_found, fmt::format("{}; `latchkey keys list` shows them", why));
 }
 
 // FILE appears whole or not at all: written beside it under a name of its own and renamed at the end.
@@ -150,15 +169,15 @@ int usage_export(usage_flags const& f, streams& s) {
         return 0;
     };
     auto const none_fits = [&] {
-        if (!journal || wanted.key_id.empty()) return;
+        if (!journal || (wanted.key_id.empty() && wanted.application_id.empty())) return;
         lock.reset();  // the store wants it
-        must_have_been(wanted.key_id, at, settings.keys.prefix, *journal);
+        must_have_been(wanted, at, settings.keys.prefix, *journal);
     };
     if (f.output.empty() || f.output == "-") {
         auto const write = [&](std::string_view piece) {
             return s.out.write(piece.data(), static_cast<std::streamsize>(piece.size())).good();
         };
-        bool header_alone = false;  // it waits until it is known that the key is none that never was
+        bool header_alone = false;  // it waits until it is known that what is asked for is none that never was
         auto const n = csv_into([&](std::string_view piece) {
             header_alone = piece == header;
             return header_alone || write(piece);

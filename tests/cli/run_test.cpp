@@ -76,7 +76,11 @@ TEST_CASE("wrong arguments exit with 2 and say so on stderr") {
                                                                   {"serve", "--demo", "--upstream", "http://a"},
                                                                   {"serve", "--listen", "localhost:80", "--upstream", "http://a"},
                                                                   {"serve", "--upstream", "https://a"},
-                                                                  {"usage", "export", "--from", "yesterday"}}) {
+                                                                  {"usage", "export", "--from", "yesterday"},
+                                                                  {"usage", "export", "--key", ""},
+                                                                  {"usage", "export", "--application", ""},
+                                                                  {"keys", "create", "--application", ""},
+                                                                  {"keys", "create", "--name", ""}}) {
         auto const got = run(args);
         INFO(got.out << got.err);
         CHECK(got.code == cli::exit_usage);
@@ -165,7 +169,7 @@ TEST_CASE("keys create prints the key alone, or one JSON object") {
 
 TEST_CASE("a key for nobody is refused with the reason") {
     folder const f;
-    for (auto const& [name, reason] : {std::pair{"", "the name is empty"}, {"  ", "the name is blank"}, {"\xff", "not UTF-8"}}) {
+    for (auto const& [name, reason] : {std::pair{"  ", "the name is blank"}, {"\xff", "not UTF-8"}}) {
         auto const got = run({"keys", "create", "--name", name, "--data", f.data()});
         CHECK(got.code == cli::exit_error);
         CHECK(has(got.err, reason));
@@ -291,24 +295,28 @@ TEST_CASE("usage export writes the header, to stdout or to a file that appears w
     CHECK(std::distance(fs::directory_iterator(f.path), {}) == 2);
 }
 
-TEST_CASE("usage export of a key that never was is exit 3, and no file") {
+TEST_CASE("usage export of a key or an application that never was is exit 3, and no file") {
+    std::string const what = GENERATE(as<std::string>(), "key", "application");
+    CAPTURE(what);
     folder const f;
-    auto const id = make_key(f);
+    auto const key = make_key(f);
     begin_account(f);
+    auto const rows = boost::json::parse(run({"keys", "list", "--output", "json", "--data", f.data()}).out).as_array();
+    auto const id = what == "key" ? key : std::string(rows.at(0).at("application_id").as_string());
     auto const file = (f.path / "none.csv").string();
     for (std::string const& unknown : {std::string("none"), id + "x"}) {
-        auto const got = run({"usage", "export", "--key", unknown, "--data", f.data()});
+        auto const got = run({"usage", "export", "--" + what, unknown, "--data", f.data()});
         CHECK(got.code == cli::exit_not_found);
         CHECK(got.out.empty());
-        CHECK(has(got.err, "there is no key"));
+        CHECK(has(got.err, "there is no " + what));
         CHECK(has(got.err, "`latchkey keys list` shows them\n"));
-        CHECK(run({"usage", "export", "--key", unknown, "--output", file, "--data", f.data()}).code == cli::exit_not_found);
+        CHECK(run({"usage", "export", "--" + what, unknown, "--output", file, "--data", f.data()}).code == cli::exit_not_found);
         CHECK_FALSE(fs::exists(file));
     }
-    auto const got = run({"usage", "export", "--key", id, "--data", f.data()});
+    auto const got = run({"usage", "export", "--" + what, id, "--data", f.data()});
     CHECK(got.code == cli::exit_ok);
     CHECK(got.err == "no record fits\n");
-    CHECK(run({"usage", "export", "--key", id, "--output", file, "--data", f.data()}).code == cli::exit_ok);
+    CHECK(run({"usage", "export", "--" + what, id, "--output", file, "--data", f.data()}).code == cli::exit_ok);
     CHECK(fs::exists(file));
 }
 
