@@ -11,7 +11,7 @@ namespace asio = boost::asio;
 using latchkey::cli::gateway_client;
 using verb = boost::beast::http::verb;
 
-TEST_CASE("who does not answer a change may not have made it, and that is said; of a question it says nothing") {
+TEST_CASE("who does not answer a change may not have made it, and that is said, but not of a question") {
     latchkey::testing::scratch_dir const folder;
     auto const at = folder.file("admin.sock");
     asio::io_context io;
