@@ -123,8 +123,15 @@ void add_usage(CLI::App& app, invocation& v) {
 
 void add_others(CLI::App& app, invocation& v) {
     auto* c = app.add_subcommand("check", "Check a settings file without starting anything");
-    c->add_option("file,--config", v.check_file, "The file")->required();
-    c->callback([&v] { v.chosen = [&v](streams& s) { return check(v.check_file, s); }; });
+    auto* const file = c->add_option("file", v.check_file, "The settings file")->check(not_empty);
+    c->add_option("--config", v.check_file, "The same, as for the other commands")
+        ->type_name("FILE")
+        ->check(not_empty)
+        ->excludes(file);
+    c->callback([&v] {
+        if (v.check_file.empty()) throw CLI::RequiredError("a settings file");
+        v.chosen = [&v](streams& s) { return check(v.check_file, s); };
+    });
     c = app.add_subcommand("status", "What the running gateway says of itself");
     add_common(*c, v.status);
     c->add_option("--output", v.status_output, "table or json")->check(CLI::IsMember({"table", "json"}));
