@@ -14,11 +14,13 @@
 #include <boost/json.hpp>
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <future>
 #include <memory>
 #include <sstream>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -406,8 +408,12 @@ class gateway_process {
         std::vector<std::string> where;
         for (auto const& at : listen_) where.push_back("http://" + at);
         for (auto const& at : tls_listen_) where.push_back("https://" + at);
+        // The command is for another terminal, which may stand in another folder.
+        std::error_code ec;
+        auto const from_anywhere = std::filesystem::absolute(paths_.dir, ec);
+        std::string const data = ec ? paths_.dir : from_anywhere.lexically_normal().string();
         return fmt::format("latchkey: serving {}, data in {}; make a key with: latchkey keys create --name NAME --data {}",
-                           fmt::join(where, " and "), paths_.dir, shell_word(paths_.dir));
+                           fmt::join(where, " and "), data, shell_word(data));
     }
     gateway::server const& server() const { return *server_; }
 

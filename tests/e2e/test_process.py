@@ -128,9 +128,9 @@ def test_an_upstream_on_the_command_line_makes_up_for_a_settings_file_without_an
             gateway.reload()
 
 
-def test_the_greeting_names_every_listener_and_quotes_the_directory_for_a_shell(up, tmp_path):
-    data = tmp_path / "it's mine"
-    gateway = Gateway(up, {"listen": ["127.0.0.1:0", "127.0.0.1:0"]}, data=data)
+def test_the_greeting_names_every_listener_and_the_directory_for_a_shell_in_any_other(up):
+    gateway = Gateway(up, {"listen": ["127.0.0.1:0", "127.0.0.1:0"], "data_dir": "./it's mine"})
+    data = gateway.data = gateway.folder / "it's mine"
     with contextlib.contextmanager(run)(gateway):
         first, second = gateway.told["listen"]
         said = f"serving http://{first} and http://{second}, data in {data}; make a key with: latchkey keys create --name NAME --data "
