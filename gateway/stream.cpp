@@ -165,8 +165,7 @@ void stream::read_op::give_back() noexcept {
 
 // The wait was ended between its read and its turn.
 void stream::read_op::keep_what_came() noexcept {
-    error_code const found = std::exchange(owner.seen_, {});
-    if (found && !would_block(found)) owner.taken(found);
+    if (would_block(owner.seen_) || owner.seen_ == asio::error::broken_pipe) owner.seen_ = {};
     if (bytes_transferred_ == 0 || owner.descriptor_ < 0) {
         bytes_transferred_ = 0;
         return give_back();
@@ -315,6 +314,13 @@ void stream::queue_read(reactor::reading& base, call_batch& calls) noexcept {
     calls.receive(s.descriptor_, o.into->data(), o.into->size(), s.seen_, o.bytes_transferred_);
 }
 
+// Bytes go before an error, be it of a write meanwhile; and behind an error some may still lie in the kernel.
+io_result stream::came_ahead(read_op const& o) noexcept {
+    if (o.bytes_transferred_ != 0) return {{}, o.bytes_transferred_};
+    if (would_block(seen_)) return {std::exchange(seen_, {}), 0};
+    return told(receive_from(descriptor_, o.into->data(), o.into->size(), 0));
+}
+
 // Runs inside the loop when the descriptor became readable (or at once, where the reactor knows of unread bytes).
 status stream::perform_read(asio::detail::reactor_op* base) {
     auto& o = *static_cast<read_op*>(base);
@@ -349,8 +355,7 @@ status stream::perform_read(asio::detail::reactor_op* base) {
         data = o.into->data();
         size = o.into->size();
     }
-    io_result r = s.told(std::exchange(o.ahead, false) ? io_result{std::exchange(s.seen_, {}), o.bytes_transferred_}
-                                                       : receive(s.tls_.get(), s.descriptor_, data, size));
+    io_result r = std::exchange(o.ahead, false) ? s.came_ahead(o) : s.told(receive(s.tls_.get(), s.descriptor_, data, size));
     // What has come is no whole record, and an end that came with it would be told by no event.
     if (would_block(r.ec) && s.tls_ && !s.told_of_more()) r = s.told(receive(s.tls_.get(), s.descriptor_, data, size));
     if (would_block(r.ec)) {

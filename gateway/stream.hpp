@@ -197,6 +197,7 @@ class stream {
     bool told_of_more() const noexcept { return new_ || reactor_.tells_of_more(data_); }
     asio::detail::reactor_op::status read_done(bool drained) const noexcept;
     static void queue_read(reactor::reading&, call_batch&) noexcept;
+    io_result came_ahead(read_op const&) noexcept;
     static asio::detail::reactor_op::status perform_read(asio::detail::reactor_op*);
     static asio::detail::reactor_op::status perform_write(asio::detail::reactor_op*);
     static void complete_read(void* owner, asio::detail::operation*, error_code const&, std::size_t);

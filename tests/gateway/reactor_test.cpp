@@ -607,6 +607,65 @@ detached upon_message(actor& first, std::function<void()> deed) {
     deed();
 }
 
+// One message that is served first and does the deed to each of the others, which are read before their turn where calls go
+// together.
+void meet(stage& s, bool together, std::size_t others, std::function<void(stream&)> const& deed) {
+    if (!together) s.l.poller.calls().never();
+    auto& first = s.actors.emplace_back(s.l, s.pool, s.diary, "first");
+    upon_message(first, [&s, deed] {
+        for (std::size_t i = 1; i < s.actors.size(); ++i) deed(s.actors[i].s);
+    });
+    for (std::size_t i = 0; i < others; ++i)
+        s.actors.emplace_back(s.l, s.pool, s.diary, "r" + std::to_string(i)).act(false, false, false);
+    s.l.turn();
+}
+
+void end_wait(stream& of, std::string const& how) {
+    if (how == "cancelled") of.cancel_read();
+    if (how == "closed") of.close();
+    if (how == "expired") {
+        of.read_until(1);
+        CHECK(of.expire(2));
+    }
+}
+
+// A reset between the kernel's events and the reads of all but the first, behind `text`: the events are of the descriptors'
+// sockets of before, which stay until they are let go.
+class replaced {
+  public:
+    replaced(stage& s, std::string const& text) {
+        int const listening = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        sockaddr_in at{};
+        socklen_t size = sizeof at;
+        at.sin_family = AF_INET;
+        at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        auto* const address = reinterpret_cast<sockaddr*>(&at);
+        REQUIRE((::bind(listening, address, size) == 0 && ::listen(listening, 16) == 0 &&
+                 ::getsockname(listening, address, &size) == 0));
+        linger const hard{1, 0};
+        for (std::size_t i = 1; i < s.actors.size(); ++i) {
+            int const theirs = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+            REQUIRE(::connect(theirs, address, size) == 0);
+            int const ours = ::accept4(listening, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+            REQUIRE(::send(theirs, text.data(), text.size(), 0) == static_cast<ssize_t>(text.size()));
+            ::setsockopt(theirs, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
+            ::close(theirs);
+            before_.push_back(::dup(s.actors[i].p.ours));
+            REQUIRE(::dup2(ours, s.actors[i].p.ours) >= 0);
+            ::close(ours);
+        }
+        ::close(listening);
+    }
+    ~replaced() {
+        for (int const d : before_) ::close(d);
+    }
+    replaced(replaced const&) = delete;
+    replaced& operator=(replaced const&) = delete;
+
+  private:
+    std::deque<int> before_;
+};
+
 }  // namespace
 
 TEST_CASE("a wait that is ended between its read and its turn has what came, unless it was closed", "[reactor]") {
@@ -614,22 +673,7 @@ TEST_CASE("a wait that is ended between its read and its turn has what came, unl
     bool const together = GENERATE(true, false);
     CAPTURE(how, together);
     stage s;
-    if (!together) s.l.poller.calls().never();
-    auto& first = s.actors.emplace_back(s.l, s.pool, s.diary, "first");
-    upon_message(first, [&] {
-        for (std::size_t i = 1; i < s.actors.size(); ++i) {
-            auto& other = s.actors[i].s;
-            if (how == "cancelled") other.cancel_read();
-            if (how == "closed") other.close();
-            if (how == "expired") {
-                other.read_until(1);
-                CHECK(other.expire(2));
-            }
-        }
-    });
-    for (std::size_t i = 0; i < 2 * reactor::many; ++i)
-        s.actors.emplace_back(s.l, s.pool, s.diary, "r" + std::to_string(i)).act(false, false, false);
-    s.l.turn();
+    meet(s, together, 2 * reactor::many, [&](stream& other) { end_wait(other, how); });
     s.say_to_all();
     REQUIRE(s.l.until([&] { return s.last("send ") != s.diary.size() && s.diary.size() == 4 * reactor::many; }));
     for (std::size_t i = 1; i < s.actors.size(); ++i) {
@@ -657,32 +701,12 @@ TEST_CASE("an error that was found before its turn is told by the next read, whe
     bool const together = GENERATE(true, false);
     CAPTURE(how, together);
     stage s;
-    if (!together) s.l.poller.calls().never();
-    auto& first = s.actors.emplace_back(s.l, s.pool, s.diary, "first");
-    upon_message(first, [&] {
-        for (std::size_t i = 1; i < s.actors.size(); ++i) {
-            auto& other = s.actors[i].s;
-            other.read_until(how == "expired" ? 1 : 0);
-            how == "expired" ? void(other.expire(2)) : other.cancel_read();
-        }
-    });
-    for (std::size_t i = 0; i < reactor::many; ++i)
-        s.actors.emplace_back(s.l, s.pool, s.diary, "r" + std::to_string(i)).act(false, false, false);
-    s.l.turn();
+    meet(s, together, reactor::many, [&](stream& other) { end_wait(other, how); });
     s.say_to_all();
-    // A reset between the kernel's event and the read: the event is of the descriptor's socket of before.
-    std::deque<int> before;
-    for (std::size_t i = 1; i < s.actors.size(); ++i) {
-        pair reset;
-        REQUIRE(::send(reset.ours, "unread", 6, 0) == 6);
-        reset.close();
-        before.push_back(::dup(s.actors[i].p.ours));
-        REQUIRE(::dup2(reset.ours, s.actors[i].p.ours) >= 0);
-        ::close(reset.ours);
+    {
+        replaced const sockets(s, "");
+        REQUIRE(s.l.until([&] { return s.diary.size() == 2 * reactor::many; }));
     }
-    bool const done = s.l.until([&] { return s.diary.size() == 2 * reactor::many; });
-    for (int const d : before) ::close(d);
-    REQUIRE(done);
     for (std::size_t i = 1; i < s.actors.size(); ++i) {
         auto& a = s.actors[i];
         CHECK(a.got.n == 0);
@@ -694,5 +718,27 @@ TEST_CASE("an error that was found before its turn is told by the next read, whe
             std::array<char, 64> text{};
             CHECK(a.s.read_now(text.data(), text.size()).ec == asio::error::connection_reset);
         }
+    }
+}
+
+TEST_CASE("bytes that were read before their turn are told before the error of a write meanwhile", "[reactor]") {
+    bool const together = GENERATE(true, false);
+    CAPTURE(together);
+    stage s;
+    unsigned failed = 0;
+    meet(s, together, reactor::many,
+         [&](stream& other) { failed += other.write_now("x", 1).ec == asio::error::connection_reset ? 1 : 0; });
+    s.say_to_all();
+    {
+        replaced const sockets(s, "early");
+        REQUIRE(s.l.until([&] { return s.diary.size() == 2 * reactor::many; }));
+    }
+    CHECK(failed == reactor::many);
+    for (std::size_t i = 1; i < s.actors.size(); ++i) {
+        auto& a = s.actors[i];
+        CHECK_FALSE(a.got.ec);
+        CHECK(a.text == "early");
+        std::array<char, 64> text{};
+        CHECK(a.s.read_now(text.data(), text.size()).ec == asio::error::connection_reset);
     }
 }
