@@ -41,7 +41,7 @@ struct invocation {
     std::function<int(streams&)> chosen;
 };
 
-// For what is left out rather than given empty: that is a shell variable that was not set.
+// An empty value is a shell variable that was not set, and not the same as none: all keys, or the current folder.
 std::string not_empty(std::string const& given) { return given.empty() ? "is empty" : ""; }
 
 void add_common(CLI::App& to, common_flags& f) {
@@ -113,11 +113,15 @@ void add_usage(CLI::App& app, invocation& v) {
     usage->require_subcommand(1);
     auto* const c = usage->add_subcommand("export", "Every request as CSV");
     add_common(*c, v.usage.common);
-    c->add_option("--from", v.usage.from, "First moment (2026-08-22 or 2026-08-22T10:11:12Z)")->type_name("TIME");
-    c->add_option("--to", v.usage.to, "First moment that is left out")->type_name("TIME");
+    c->add_option("--from", v.usage.from, "First moment (2026-08-22 or 2026-08-22T10:11:12Z)")
+        ->type_name("TIME")
+        ->check(not_empty);
+    c->add_option("--to", v.usage.to, "First moment that is left out")->type_name("TIME")->check(not_empty);
     c->add_option("--key", v.usage.key, "Only this key")->type_name("ID")->check(not_empty);
     c->add_option("--application", v.usage.application, "Only this application")->type_name("ID")->check(not_empty);
-    c->add_option("--output", v.usage.output, "Write here, whole or not at all, instead of stdout")->type_name("FILE");
+    c->add_option("--output", v.usage.output, "Write here, whole or not at all, instead of stdout")
+        ->type_name("FILE")
+        ->check(not_empty);
     c->callback([&v] { v.chosen = [&v](streams& s) { return usage_export(v.usage, s); }; });
 }
 
