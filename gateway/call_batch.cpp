@@ -93,7 +93,6 @@ bool call_batch::usable() noexcept {
         static std::atomic_flag told;  // it is the same for all workers
         if (!told.test_and_set()) log::info("reactor", "no io_uring ({}): {}", why_not, each_alone);
     }
-    in_use_.store(!why_not, std::memory_order_relaxed);
     return !why_not;
 }
 
@@ -107,13 +106,15 @@ char const* call_batch::open() noexcept {
     }
     if (ring_->error == ENOMEM) return "Cannot allocate memory: is `ulimit -l` small?";
     if (ring_->error != 0) return text_of(ring_->error);
-    return works() ? nullptr : "it does not send or receive";
+    char const* const why_not = try_out();
+    if (!why_not) in_use_.store(true, std::memory_order_relaxed);
+    return why_not;
 }
 
 // What opens may still lack some calls, or have them forbidden: each is made once, before a client's bytes depend on them.
-bool call_batch::works() noexcept {
+char const* call_batch::try_out() noexcept {
     std::array<int, 2> ends{};
-    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends.data()) != 0) return false;
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends.data()) != 0) return text_of(errno);
     std::array<char, 3> text{'o', 'n', 'e'};
     std::array<char, 4> got{};
     std::array<iovec, 3> pieces;
@@ -126,7 +127,8 @@ bool call_batch::works() noexcept {
     run();
     for (int const e : ends) ::close(e);
     bool const all = std::none_of(ec.begin(), ec.end(), [](error_code const& e) { return e.failed(); });
-    return ring_ && all && n[2] == text.size() && std::equal(text.begin(), text.end(), got.begin());
+    bool const right = ring_ && all && n[2] == text.size() && std::equal(text.begin(), text.end(), got.begin());
+    return right ? nullptr : "it does not send and receive";
 }
 
 call_batch::call& call_batch::next(int descriptor, error_code& ec, std::size_t& n) noexcept {

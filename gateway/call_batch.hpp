@@ -56,7 +56,7 @@ class call_batch {
     io_uring_sqe* entry_for_next() noexcept;
     void take_results() noexcept;
     char const* open() noexcept;
-    bool works() noexcept;
+    char const* try_out() noexcept;
     void close() noexcept;
     void give_up(int error) noexcept;
 

@@ -18,10 +18,12 @@
 //
 //   The journal's cursor of a ring moves in the transaction that brings the records before it, and recovery begins at that
 //   cursor, or at the ring's own where that is ahead: behind records that were taken back, or where the journal was lost. So
-//   every record is read until its transaction is in, and never again after. A prepared record is committed in the ring before
-//   anything is read; doing so twice changes nothing. A file is removed or moved aside only after its last transaction, and its
-//   row in the journal only after the file. A row that stays because of a kill in between is small and names an id that never
-//   comes back.
+//   every record is read until its transaction is in, and never again after.
+//
+//   A prepared record is committed in the ring before anything is read; doing so twice changes nothing.
+//
+//   A file is removed or moved aside only after its last transaction, and its row in the journal only after the file. A row that
+//   stays because of a kill in between is small and names an id that never comes back.
 
 namespace latchkey::usage {
 
