@@ -2,11 +2,17 @@
 // worker is the thread that is neither the client (the test), nor the upstream, nor the flusher.
 
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <array>
 #include <atomic>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <new>
 #include <string>
@@ -185,6 +191,45 @@ TEST_CASE("a warm keep-alive request allocates nothing on its worker, end to end
     CHECK(worker_allocations.load() > 0);
 }
 
+namespace {
+
+std::atomic<bool> halted{false};
+std::atomic<bool> halting{false};
+
+// While it lives the worker runs nothing: what comes meanwhile is found at one look.
+class halted_worker {
+  public:
+    halted_worker() {
+        struct sigaction stand {};
+        stand.sa_handler = [](int) {
+            halting = true;
+            timespec const pause{0, 1'000'000};
+            while (halted) ::nanosleep(&pause, nullptr);
+            halting = false;
+        };
+        REQUIRE(::sigaction(SIGUSR2, &stand, &before_) == 0);
+        halted = true;
+        for (auto const& task : std::filesystem::directory_iterator("/proc/self/task")) {
+            std::string name;
+            std::getline(std::ifstream(task.path() / "comm"), name);
+            if (name == "worker-0") ::syscall(SYS_tgkill, ::getpid(), std::stoi(task.path().filename()), SIGUSR2);
+        }
+        REQUIRE(testing::eventually([] { return halting.load(); }));
+    }
+    ~halted_worker() {
+        halted = false;
+        testing::eventually([] { return !halting.load(); });
+        ::sigaction(SIGUSR2, &before_, nullptr);
+    }
+    halted_worker(halted_worker const&) = delete;
+    halted_worker& operator=(halted_worker const&) = delete;
+
+  private:
+    struct sigaction before_ {};
+};
+
+}  // namespace
+
 TEST_CASE("warm requests that come together allocate nothing on their worker, those that are refused neither") {
     bool const io_uring = GENERATE(true, false);
     world w([&](conf::settings& s) { s.io_uring = io_uring; });
@@ -195,27 +240,42 @@ TEST_CASE("warm requests that come together allocate nothing on their worker, th
     std::string const bad = "GET / HTTP/1.1\r\nHost: h\r\nX-API-KEY: no-such-key-000000000000000\r\n\r\n";
     std::array<char, 4096> answer{};
     // All ask before the first reads. Whole answers, for each comes by one send and is read after all were.
-    auto const round = [&] {
-        int got = 0;
+    auto const ask = [&] {
         for (std::size_t i = 0; i < count; ++i) clients[i].send(i % 4 == 3 ? bad : good);
+    };
+    auto const answered = [&] {
+        std::size_t right = 0;
         for (std::size_t i = 0; i < count; ++i) {
             auto const n = clients[i].receive(answer.data(), answer.size());
-            got += std::string_view(answer.data(), n).starts_with(i % 4 == 3 ? "HTTP/1.1 401 " : "HTTP/1.1 200 ") ? 1 : 0;
+            right += std::string_view(answer.data(), n).starts_with(i % 4 == 3 ? "HTTP/1.1 401 " : "HTTP/1.1 200 ") ? 1 : 0;
         }
-        return got;
+        return right;
     };
-    for (int i = 0; i < 50; ++i) REQUIRE(round() == count);
-    // Warm is a worker that had as many in hand at once as now: each time that there are more, it makes what these need, and
-    // keeps it.
-    constexpr int at_most = 50;
-    int measured = 0;
-    do {
-        worker_allocations = 0;
-        counting = true;
-        int answered = 0;
-        for (int i = 0; i < 100; ++i) answered += round();
-        counting = false;
-        REQUIRE(answered == 100 * count);
-    } while (worker_allocations.load() != 0 && ++measured < at_most);
+    // Warm is a worker that had as many in hand at once as can be: so all are found at one look, and none is answered before each
+    // has an upstream connection.
+    ask();
+    REQUIRE(answered() == count);
+    w.behind.hold = true;
+    w.behind.requests = 0;
+    {
+        halted_worker const all_at_once;
+        ask();
+    }
+    REQUIRE(testing::eventually([&] { return w.behind.requests == count / 4 * 3; }));
+    w.behind.hold = false;
+    REQUIRE(answered() == count);
+    for (int i = 0; i < 50; ++i) {
+        ask();
+        REQUIRE(answered() == count);
+    }
+    worker_allocations = 0;
+    counting = true;
+    std::size_t right = 0;
+    for (int i = 0; i < 100; ++i) {
+        ask();
+        right += answered();
+    }
+    counting = false;
+    CHECK(right == 100 * count);
     CHECK(worker_allocations.load() == 0);
 }
