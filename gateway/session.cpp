@@ -612,7 +612,7 @@ task<bool> session::turn_away(refusal why, std::uint64_t seen) {
 void session::sweep(std::int64_t now_ns) noexcept {
     if (w_.draining() && !w_.patient()) end_if_idle();
     bool const in_head = current_ && !current_->in_flight;  // it holds a buffer, for nothing yet
-    if (in_head && w_.memory_short() && now_ns - current_->began_ns > hurried_head_ns) {
+    if (in_head && w_.memory_short_for_another() && now_ns - current_->began_ns > hurried_head_ns) {
         current_->head_late = true;
         client_.read_until(now_ns);
     }

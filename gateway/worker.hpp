@@ -120,9 +120,13 @@ class worker {
         return memory_short() || (in_flight_max_ != 0 && counts_.in_flight.get() > in_flight_max_);
     }
     // How much of this worker's share of limits.memory is lent (fault R2): from 92 % on connections are not kept, from 95 % on
-    // requests are refused and slow heads hurried, from 98 % on nobody is accepted.
+    // requests are refused, from 98 % on nobody is accepted. Where one head more would bring it to 95 %, slow ones are hurried:
+    // else as many as are just too few could stay, and every newcomer be refused.
     bool memory_tight() const noexcept { return buffers_.lent_bytes() > memory_tight_; }
     bool memory_short() const noexcept { return buffers_.lent_bytes() > memory_short_; }
+    bool memory_short_for_another() const noexcept {
+        return buffers_.lent_bytes() + buffer_pool::cost(buffers_.small_bytes()) > memory_short_;
+    }
     bool memory_full() const noexcept { return buffers_.lent_bytes() > memory_full_; }
     std::span<char> spare() noexcept { return spare_; }  // for a refusal when no buffer is left; valid until the next co_await
     std::span<char> nowhere() noexcept { return nowhere_; }  // what is read into it is not looked at: any number may at once
