@@ -68,6 +68,18 @@ constexpr unsigned answered_sweeps = 16;                 // in a response (an ev
 
 }  // namespace
 
+void* session::operator new(std::size_t bytes, std::nothrow_t const&) noexcept {
+    try {
+        return frame_pool::allocate(bytes);
+    } catch (std::bad_alloc const&) {
+        return nullptr;
+    }
+}
+
+void session::operator delete(void* memory) noexcept {
+    if (memory) frame_pool::release(memory, sizeof(session));
+}
+
 session::session(worker& w, address_bytes const& address, std::string_view address_text, bool trusted, listener_address const& at)
     : w_(w), trusted_(trusted), client_(w.poller()), at_(at), address_(address) {
     address_size_ = static_cast<std::uint8_t>(std::min(address_text.size(), address_text_.size()));

@@ -6,7 +6,9 @@
 // Belongs to its worker's thread; frees itself through worker::finished().
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
+#include <new>
 #include <string_view>
 
 #include "base/prefetch.hpp"
@@ -16,6 +18,7 @@
 #include "gateway/chunk.hpp"
 #include "gateway/connection_limit.hpp"
 #include "gateway/frame.hpp"
+#include "gateway/frame_pool.hpp"
 #include "gateway/pieces.hpp"
 #include "gateway/refusal.hpp"
 #include "gateway/stream.hpp"
@@ -135,6 +138,10 @@ class alignas(cache_line_bytes) session : public sweep_list::member {
   public:
     session(worker& w, address_bytes const& address, std::string_view address_text, bool trusted, listener_address const& at);
     ~session();
+    // From frame_pool, so that connections that ended leave whole chunks. Null where there is no memory.
+    static void* operator new(std::size_t bytes, std::nothrow_t const&) noexcept;
+    static void operator delete(void* memory) noexcept;
+    static void operator delete(void* memory, std::nothrow_t const&) noexcept { operator delete(memory); }
     session(session const&) = delete;
     session& operator=(session const&) = delete;
 

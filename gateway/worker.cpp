@@ -38,7 +38,6 @@ constexpr std::size_t pipes_max = 16;                        // of a worker, for
 // Of all: half of what the kernel lets the pipes of one user hold (64 MiB); the rest is for a successor, and for others.
 constexpr std::size_t pipes_of_all_max = 64;
 constexpr std::size_t served_together = 32;  // messages; more buy nothing
-constexpr std::size_t frames_kept = 64;
 constexpr std::size_t buffers_kept = 64;
 
 std::size_t pipes_for(std::size_t workers) noexcept { return std::clamp<std::size_t>(pipes_of_all_max / workers, 1, pipes_max); }
@@ -419,7 +418,7 @@ void worker::sweep() {
     if (++sweeps_ % 4 == 0) {
         buffers_.trim(buffers_kept);
         pipes_.trim();
-        frame_pool::trim(frames_kept);
+        frame_pool::trim();
     }
     for (auto* a = std::exchange(until_sweep_, nullptr); a != nullptr;) {
         auto const h = a->waiting;

@@ -265,3 +265,38 @@ def test_R2_an_upload_is_refused_whole_or_has_its_memory(up, beside):
             assert not any(map(readable, taken)), "refused, and the upstream has seen the half"
         wait_until(lambda: gets_in(g, key), 10, "service for others")
         assert len(up.seen(path)) == len(taken), "refused, and the upstream has seen the half"
+
+
+@plain
+def test_R2_what_a_rush_of_requests_needed_is_the_kernels_again_though_its_connections_stay(up):
+    """Many requests at once need frames; on the heap these would lie among the connections that were made meanwhile, and keep their
+    pages as long as those stay."""
+    many = 3000
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 3 * many:  # the gateway has two for each connection
+        pytest.skip("the limit of open files is too low")
+    settings = {"usage": {"flush_interval": "50ms", "ring_bytes": "1MiB"}, "client": {"head": "300s"}}
+    g = Gateway(up, settings, workers=1).start()
+    try:
+        served_key, rush = g.create_key()["key"], b"GET / HTTP/1.1\r\nHost: a\r\n"
+        with g.client() as c:
+            for _ in range(200):
+                served(c.get("/warm", served_key))
+        before = g.rss
+        with contextlib.ExitStack() as stack:
+            socks = []
+            for _ in range(many):  # a connection, and a request that is not whole yet, in turn
+                socks.append(stack.enter_context(contextlib.closing(socket.create_connection(g.address, timeout=bound(10)))))
+                socks[-1].sendall(rush)
+            wait_until(lambda: g.metric("latchkey_connections_open") >= many, 10, "the connections")
+            wait_until(lambda: g.rss - before > many * 5000, 10, "a page and the frames of every request")
+            for s in socks:
+                s.sendall(b"\r\n")
+            for s in socks:
+                assert s.recv(4096).startswith(b"HTTP/1.1 401 ")
+            wait_until(lambda: g.rss - before < many * 2048, 30, "the memory of the requests")
+            assert g.metric("latchkey_connections_open") >= many
+        wait_until(lambda: g.rss - before < many * 900, 30, "the memory of the connections")
+        assert g.stop() == 0
+    finally:
+        if g.alive:
+            g.kill()

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "gateway/admission.hpp"
+#include "gateway/frame_pool.hpp"
 #include "gateway/rewrite.hpp"
 #include "gateway/router.hpp"
 #include "gateway/target.hpp"
@@ -175,14 +176,16 @@ TEST_CASE("a warm keep-alive request allocates nothing on its worker, end to end
         return std::string_view(answer.data(), n).starts_with("HTTP/1.1 200 OK\r\n");
     };
     for (int i = 0; i < 50; ++i) REQUIRE(ask());
+    std::size_t const chunks = frame_pool::mapped_bytes();
     counting = true;
     int answered = 0;
     for (int i = 0; i < 200; ++i) answered += ask() ? 1 : 0;
     counting = false;
     CHECK(answered == 200);
     CHECK(worker_allocations.load() == 0);
+    CHECK(frame_pool::mapped_bytes() <= chunks);
 
-    // The counter does count the worker: a new connection's session is allocated.
+    // The counter does count the worker: what Asio keeps for a new connection is allocated.
     worker_allocations = 0;
     counting = true;
     client = wire::to(w.port);
@@ -268,6 +271,7 @@ TEST_CASE("warm requests that come together allocate nothing on their worker, th
         ask();
         REQUIRE(answered() == count);
     }
+    std::size_t const chunks = frame_pool::mapped_bytes();
     worker_allocations = 0;
     counting = true;
     std::size_t right = 0;
@@ -278,4 +282,5 @@ TEST_CASE("warm requests that come together allocate nothing on their worker, th
     counting = false;
     CHECK(right == 100 * count);
     CHECK(worker_allocations.load() == 0);
+    CHECK(frame_pool::mapped_bytes() <= chunks);
 }
