@@ -226,15 +226,15 @@ class Sweep:
 
 
 def most_connections():
-    """Descriptors for 10,000 clients in the gateway, each with one upstream connection beside it; fewer where the limit says so."""
-    wanted = 2 * MANY_CONNECTIONS + 1000
+    """Descriptors for 10,000 clients in the gateway, the requests that are in flight and idle upstreams; fewer where the limit says so."""
+    wanted = MANY_CONNECTIONS + 5000
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < wanted:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return min(MANY_CONNECTIONS, (hard - 300) // 2)
+    return MANY_CONNECTIONS if hard >= wanted else (hard - 300) // 2
 
 
 def measure(sweep, chosen, rounds):

@@ -18,6 +18,7 @@
 #include <ctime>
 #include <exception>
 #include <new>
+#include <set>
 
 #include "base/clock.hpp"
 #include "base/ids.hpp"
@@ -48,20 +49,33 @@ std::size_t small_buffer_for(conf::limits const& l) {
     return std::max(least, std::bit_ceil(std::max<std::size_t>(l.head_bytes, l.response_head_bytes) + added));
 }
 
-// Each client connection may need one upstream connection beside it, and the gateway some descriptors of its own: a worker two
+// All that can be open at one time: one for each request in flight, and the idle ones.
+rlim_t upstream_connections_max(conf::settings const& s, unsigned workers) {
+    if (s.limit.requests_in_flight == 0) return RLIM_INFINITY;
+    std::set<upstream_server> servers;  // those that apis share count once
+    for (auto const& a : s.apis)
+        for (auto const& t : a.upstreams) servers.insert(server_of(a, t));
+    rlim_t out = rlim_t{s.limit.requests_in_flight} + workers;  // each worker's part is rounded up
+    for (auto const& each : servers)
+        out += workers * (each.connections_max == 0 ? each.idle_max : std::min(each.idle_max, each.connections_max));
+    return out;
+}
+
+// A client connection takes one upstream connection at most beside it, and the gateway some descriptors of its own: a worker two
 // for each pipe, and a few more. (But pipes are not needed: no more than an eighth of all is kept for them.)
 conf::settings fitted(conf::settings s, unsigned workers) {
     constexpr rlim_t least = 128;
     rlimit files{};
     if (::getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur == RLIM_INFINITY || files.rlim_cur <= 2 * least) return s;
     rlim_t const own = std::max(least, std::min(48 + rlim_t{8 + 2 * pipes_for(workers)} * workers, files.rlim_cur / 8));
-    auto const fit = (files.rlim_cur - own) / 2;
+    rlim_t const theirs = files.rlim_cur - own;
+    auto const fit = theirs - std::min(theirs / 2, upstream_connections_max(s, workers));
     if (fit >= s.limit.connections) return s;
-    log::warn(
-        "start",
-        "limits.connections is lowered from {}, connections_per_address with it: each may take two open files, and {} allow "
-        "{} (raise it with LimitNOFILE or ulimit -n)",
-        s.limit.connections, files.rlim_cur, fit);
+    log::warn("start",
+              "limits.connections is lowered from {}, connections_per_address with it: each may take two open files, the second "
+              "while a request is in flight, and {} allow {} (raise it with LimitNOFILE or ulimit -n, or lower "
+              "limits.requests_in_flight)",
+              s.limit.connections, files.rlim_cur, fit);
     // One address keeps its part of the places, rounded up.
     std::uint64_t const part = std::uint64_t{s.limit.connections_per_address} * fit + s.limit.connections - 1;
     s.limit.connections_per_address = static_cast<std::uint32_t>(part / s.limit.connections);

@@ -5,11 +5,12 @@ import pathlib
 import sqlite3
 import subprocess
 import tempfile
+import threading
 import time
 
 import pytest
 
-from harness import Broken, Gateway, served, unique, wait_until
+from harness import Broken, Gateway, bound, served, unique, wait_until
 
 
 @pytest.fixture
@@ -208,8 +209,47 @@ def test_R7_without_a_key_store_nobody_gets_in(alone):
 
 @pytest.mark.parametrize("workers, files, connections", [(1, 1024, 448), (16, 1024, 448), (16, 20000, 9848)])
 def test_R1_pipes_for_long_bodies_take_few_places_of_connections(up, workers, files, connections):
-    g = Gateway(up, workers=workers, prefix=["prlimit", f"--nofile={files}:{files}"]).start()
+    g = Gateway(up, {"limits": {"requests_in_flight": 0}}, workers=workers, prefix=["prlimit", f"--nofile={files}:{files}"]).start()
     try:
         assert f"{files} allow {connections} " in g.log()
     finally:
         g.kill()
+
+
+@pytest.mark.parametrize("limits, workers, connections", [
+    ({}, 1, 448),  # 4096 in flight would leave nothing: half are for clients
+    ({"requests_in_flight": 100}, 1, 1024 - 128 - (100 + 1) - 128),
+    ({"requests_in_flight": 100}, 2, 1024 - 128 - (100 + 2) - 2 * 128),
+    ({"requests_in_flight": 0}, 1, 448),
+])
+def test_R1_clients_get_the_open_files_that_requests_in_flight_and_idle_upstreams_leave(up, limits, workers, connections):
+    g = Gateway(up, {"limits": limits}, workers=workers, prefix=["prlimit", "--nofile=1024:1024"]).start()
+    try:
+        assert f"1024 allow {connections} " in g.log()
+    finally:
+        g.kill()
+
+
+def test_R1_every_client_is_served_where_most_of_the_open_files_are_theirs(up):
+    """700 clients at 1,024 open files: in turn, and all at once, when 100 are served at a time and the others told to come again."""
+    api = {"name": "default", "upstreams": [up.url], "idle_per_target": 8}
+    g = Gateway(up, {"limits": {"connections": 700, "requests_in_flight": 100}, "api": [api]}, prefix=["prlimit", "--nofile=1024:1024"]).start()
+    try:
+        key, path, go = g.create_key()["key"], "/" + unique(), threading.Event()
+        up.on(path, lambda x: (go.wait(bound(30)), x.answer(200, [], b"done")))
+        assert "is lowered" not in g.log()
+        with contextlib.ExitStack() as open_clients:
+            clients = [open_clients.enter_context(g.client()) for _ in range(700)]
+            assert [c.get("/x", key).status for c in clients] == [200] * 700
+            for c in clients:
+                c.request("GET", path, key)
+            wait_until(lambda: g.metric("latchkey_requests_in_flight") <= 100 and len(up.seen(path)) >= 50, 20, "the first of them in flight")
+            go.set()
+            seen = [c.response().status for c in clients]
+            assert set(seen) == {200, 503} and seen.count(200) <= 100, {s: seen.count(s) for s in seen}
+            assert [c.get("/x", key).status for c in clients] == [200] * 700
+        assert "open files" not in g.log()
+        assert g.stop() == 0 and not g.sanitizer_findings()
+    finally:
+        if g.alive:
+            g.kill()
