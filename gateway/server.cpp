@@ -22,6 +22,7 @@
 #include "base/clock.hpp"
 #include "base/log.hpp"
 #include "conf/load.hpp"
+#include "gateway/frame_pool.hpp"
 #include "gateway/worker.hpp"
 
 namespace latchkey::gateway {
@@ -384,6 +385,8 @@ void server::drain(std::chrono::milliseconds deadline) {
 counters server::counters() const {
     gateway::counters out;
     out.connections_open = impl_->shared.connections.open();
+    out.buffer_limit_bytes = impl_->shared.settings.limit.memory;
+    out.frame_bytes = frame_pool::mapped_bytes();
     for (auto const& w : impl_->workers) {
         auto const& c = w->counts();
         out.connections_accepted += c.accepted.get();
@@ -397,6 +400,7 @@ counters server::counters() const {
         out.upstream_failures += c.upstream_failures.get();
         out.upstream_retries += c.upstream_retries.get();
         out.upstream_connections += c.upstream_connections.get();
+        out.buffer_bytes += c.buffer_bytes.get();
         out.tls_handshakes += c.tls_handshakes.get();
         out.tls_resumed += c.tls_resumed.get();
         out.tls_handshakes_failed += c.tls_handshakes_failed.get();

@@ -427,8 +427,8 @@ void worker::sweep() {
     sessions_.each_due<session>(now, [now](session& s) { s.sweep(now); });
     if (patient() && now >= patient_until_ns_) drain();
     upstreams_.sweep(now);
-    auto& gauge = counts_.upstream_connections;
-    gauge.add(upstreams_.count() - gauge.get());
+    counts_.upstream_connections.set(upstreams_.count());
+    counts_.buffer_bytes.set(buffers_.lent_bytes());
     if (++sweeps_ % 4 == 0) {
         buffers_.trim(buffers_kept);
         pipes_.trim();

@@ -35,7 +35,7 @@ namespace latchkey::gateway {
 
 struct tallies {
     tally accepted, shed, requests, in_flight, forwarded, refused, upstream_failures, upstream_retries, client_aborts,
-        request_bytes, response_bytes, upstream_connections, tls_handshakes, tls_resumed, tls_handshakes_failed;
+        request_bytes, response_bytes, upstream_connections, buffer_bytes, tls_handshakes, tls_resumed, tls_handshakes_failed;
     std::array<tally, 6> status_class;
 };
 

@@ -112,8 +112,11 @@ def test_R2_slow_clients_take_no_more_than_the_memory_others_get_503_and_it_reco
         assert refused > 5, f"{len(slow)} slow {kind} took no memory that anybody missed"
         assert most - before < MEMORY + SLACK, f"{(most - before) / MIB:.0f} MiB of {MEMORY // MIB}"
         assert tight.metric("latchkey_requests_in_flight") > 10
+        assert tight.metric("latchkey_buffer_limit_bytes") == MEMORY and tight.metric("latchkey_frame_bytes") > 0
+        wait_until(lambda: tight.metric("latchkey_buffer_bytes") > 0.9 * MEMORY, 5, "the figure that says why some were refused")
     wait_until(lambda: gets_in(tight, key), 10, "service for others")
     wait_until(lambda: tight.metric("latchkey_requests_in_flight") == 0, 10, "the end of every request")
+    wait_until(lambda: tight.metric("latchkey_buffer_bytes") < 0.1 * MEMORY, 10, "the memory's return")
     # Every 503 that a client was sent is on record (slow ones were refused too, so there are more).
     wait_until(lambda: sum(r["status"] == "503" and r["outcome"] == "refused" for r in tight.export()) >= refused, 10, "their records", 0.1)
 
