@@ -6,6 +6,8 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/system/error_code.hpp>
+#include <cerrno>
+#include <cstddef>
 
 namespace latchkey::gateway {
 
@@ -21,5 +23,12 @@ struct io_result {
 };
 
 inline bool would_block(error_code const& ec) noexcept { return ec == asio::error::would_block; }
+
+// What this machine lacks for a connection: open files, memory or ports. It says nothing of the peer.
+inline bool is_shortage(error_code const& ec) noexcept {
+    if (ec.category() != boost::system::system_category()) return false;
+    auto const e = ec.value();
+    return e == EMFILE || e == ENFILE || e == ENOBUFS || e == ENOMEM || e == EADDRNOTAVAIL;
+}
 
 }  // namespace latchkey::gateway

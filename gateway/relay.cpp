@@ -127,7 +127,9 @@ task<refusal> session::lease_fresh(exchange& x) {
                 co_return w_.closing() ? refusal::shutting_down : refusal::none;
             }
             pool.failed(last_ns_, c.ec);
-            why = c.ec == asio::error::timed_out ? refusal::upstream_connect_timeout : refusal::upstream_unreachable;
+            why = c.ec == asio::error::timed_out ? refusal::upstream_connect_timeout
+                  : is_shortage(c.ec)            ? refusal::overloaded
+                                                 : refusal::upstream_unreachable;
             if (w_.closing()) co_return refusal::shutting_down;
         }
         if (bits == 0) break;  // beyond the 64th target: no second round

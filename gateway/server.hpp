@@ -37,7 +37,7 @@ struct counters {
     std::uint64_t upstream_connections = 0;
     std::uint64_t buffer_bytes = 0;        // of limits.memory, lent or promised, at the last sweep
     std::uint64_t buffer_limit_bytes = 0;  // limits.memory
-    std::uint64_t frame_bytes = 0;         // sessions and requests, beside their buffers; of all servers of the process
+    std::uint64_t frame_bytes = 0;         // mapped by frame_pool; of all servers of the process
     std::uint64_t client_aborts = 0;
     std::uint64_t tls_handshakes = 0;
     std::uint64_t tls_resumed = 0;            // of these, by a ticket

@@ -200,6 +200,7 @@ void upstream_pool::failed(std::int64_t now_ns, error_code const& why) noexcept 
         log::warn("upstream", "{} cannot be reached: {}", authority_,
                   system ? std::strerror(why.value()) : "its name is not known");
     }
+    if (is_shortage(why)) return;
     failures_ = std::min(failures_ + 1, 6U);
     down_until_ns_ = now_ns + std::min<std::int64_t>(second_ns << (failures_ - 1), 30 * second_ns);
 }

@@ -137,7 +137,8 @@ class alignas(cache_line_bytes) upstream_pool {
     // others are there; one success clears it.
     bool usable(std::int64_t now_ns) const noexcept { return now_ns >= down_until_ns_; }
     std::int64_t down_until() const noexcept { return down_until_ns_; }
-    // The first failure is logged, then one a minute, and the first success after it.
+    // The first failure is logged, then one a minute, and the first success after it. Where only this machine was short of
+    // something (is_shortage), the server is not passed over.
     void failed(std::int64_t now_ns, error_code const& why) noexcept;
     void succeeded() noexcept;
 

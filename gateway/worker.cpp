@@ -41,7 +41,15 @@ constexpr std::size_t pipes_of_all_max = 64;
 constexpr std::size_t served_together = 32;  // messages; more buy nothing
 constexpr std::size_t buffers_kept = 64;
 
-std::size_t pipes_for(std::size_t workers) noexcept { return std::clamp<std::size_t>(pipes_of_all_max / workers, 1, pipes_max); }
+rlim_t open_files_max() noexcept {
+    rlimit files{};
+    return ::getrlimit(RLIMIT_NOFILE, &files) == 0 ? files.rlim_cur : RLIM_INFINITY;
+}
+
+// Two open files each; but they are not needed, so no more than an eighth of all.
+std::size_t pipes_for(std::size_t workers) noexcept {
+    return std::min<rlim_t>(std::clamp<std::size_t>(pipes_of_all_max / workers, 1, pipes_max), open_files_max() / 16 / workers);
+}
 
 std::size_t small_buffer_for(conf::limits const& l) {
     constexpr std::size_t least = 64U << 10U;
@@ -61,21 +69,26 @@ rlim_t upstream_connections_max(conf::settings const& s, unsigned workers) {
     return out;
 }
 
-// A client connection takes one upstream connection at most beside it, and the gateway some descriptors of its own: a worker two
-// for each pipe, and a few more. (But pipes are not needed: no more than an eighth of all is kept for them.)
+// The gateway's own: those of the process with the connections of its admin listener, and of its workers.
+rlim_t own_files(conf::settings const& s, unsigned workers) {
+    constexpr rlim_t process = 96;
+    rlim_t const worker = 8 + s.listen.size() + s.tls.listen.size() + 2 * pipes_for(workers);
+    return process + workers * worker;
+}
+
+// A client connection takes one upstream connection at most beside it.
 conf::settings fitted(conf::settings s, unsigned workers) {
-    constexpr rlim_t least = 128;
-    rlimit files{};
-    if (::getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur == RLIM_INFINITY || files.rlim_cur <= 2 * least) return s;
-    rlim_t const own = std::max(least, std::min(48 + rlim_t{8 + 2 * pipes_for(workers)} * workers, files.rlim_cur / 8));
-    rlim_t const theirs = files.rlim_cur - own;
+    constexpr rlim_t enough_to_divide = 257;
+    rlim_t const files = open_files_max();
+    if (files == RLIM_INFINITY || files < enough_to_divide) return s;
+    rlim_t const theirs = files - std::min(own_files(s, workers), files / 4 * 3);
     auto const fit = theirs - std::min(theirs / 2, upstream_connections_max(s, workers));
     if (fit >= s.limit.connections) return s;
     log::warn("start",
               "limits.connections is lowered from {}, connections_per_address with it: each may take two open files, the second "
               "while a request is in flight, and {} allow {} (raise it with LimitNOFILE or ulimit -n, or lower "
               "limits.requests_in_flight)",
-              s.limit.connections, files.rlim_cur, fit);
+              s.limit.connections, files, fit);
     // One address keeps its part of the places, rounded up.
     std::uint64_t const part = std::uint64_t{s.limit.connections_per_address} * fit + s.limit.connections - 1;
     s.limit.connections_per_address = static_cast<std::uint32_t>(part / s.limit.connections);
@@ -218,7 +231,7 @@ worker::worker(common& shared, usage::ring& ring, unsigned index)
       response_head_(std::make_unique<head>()),
       upstreams_(reactor_, shared.settings.apis),
       sweep_timer_(io_),
-      in_flight_max_((shared.settings.limit.requests_in_flight + shared.workers - 1) / shared.workers),
+      in_flight_max_((std::uint64_t{shared.settings.limit.requests_in_flight} + shared.workers - 1) / shared.workers),
       memory_tight_(shared.buffer_bytes_per_worker() / 100 * 92),
       memory_short_(shared.buffer_bytes_per_worker() / 100 * 95),
       memory_full_(shared.buffer_bytes_per_worker() / 100 * 98) {

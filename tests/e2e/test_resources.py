@@ -2,6 +2,8 @@
 import contextlib
 import os
 import pathlib
+import re
+import resource
 import sqlite3
 import subprocess
 import tempfile
@@ -10,7 +12,7 @@ import time
 
 import pytest
 
-from harness import Broken, Gateway, bound, served, unique, wait_until
+from harness import Broken, Gateway, bound, pipes_of, problem, served, unique, wait_until
 
 
 @pytest.fixture
@@ -207,48 +209,88 @@ def test_R7_without_a_key_store_nobody_gets_in(alone):
             assert c.get("/x", key).status == 401 and c.get("/x").status == 401
 
 
-@pytest.mark.parametrize("workers, files, connections", [(1, 1024, 448), (16, 1024, 448), (16, 20000, 9848)])
-def test_R1_pipes_for_long_bodies_take_few_places_of_connections(up, workers, files, connections):
-    g = Gateway(up, {"limits": {"requests_in_flight": 0}}, workers=workers, prefix=["prlimit", f"--nofile={files}:{files}"]).start()
-    try:
-        assert f"{files} allow {connections} " in g.log()
-    finally:
-        g.kill()
+def wait_for_log(gateway, *texts):
+    """(The log's own thread writes it.)"""
+    wait_until(lambda: all(t in gateway.log() for t in texts), 5, f"{texts} in the log")
 
 
-@pytest.mark.parametrize("limits, workers, connections", [
-    ({}, 1, 448),  # 4096 in flight would leave nothing: half are for clients
-    ({"requests_in_flight": 100}, 1, 1024 - 128 - (100 + 1) - 128),
-    ({"requests_in_flight": 100}, 2, 1024 - 128 - (100 + 2) - 2 * 128),
-    ({"requests_in_flight": 0}, 1, 448),
+@pytest.mark.parametrize("limits, workers, files, connections", [
+    ({}, 1, 1024, (1024 - 96 - 41) // 2 + 1),  # 4096 in flight would leave nothing: half are for clients
+    ({"requests_in_flight": 0}, 1, 1024, (1024 - 96 - 41) // 2 + 1),
+    ({"requests_in_flight": 0}, 16, 1024, (1024 - 96 - 16 * 17) // 2),
+    ({"requests_in_flight": 0}, 16, 20000, (20000 - 96 - 16 * 17) // 2),
+    ({"requests_in_flight": 0}, 64, 1024, 1024 // 4 // 2),
+    ({"requests_in_flight": 100}, 1, 1024, 1024 - 96 - 41 - (100 + 1) - 128),
+    ({"requests_in_flight": 100}, 2, 1024, 1024 - 96 - 2 * 41 - (100 + 2) - 2 * 128),
+    ({"requests_in_flight": 4294967295}, 2, 1024, (1024 - 96 - 2 * 41) // 2),
 ])
-def test_R1_clients_get_the_open_files_that_requests_in_flight_and_idle_upstreams_leave(up, limits, workers, connections):
-    g = Gateway(up, {"limits": limits}, workers=workers, prefix=["prlimit", "--nofile=1024:1024"]).start()
+def test_R1_clients_get_the_open_files_that_the_gateway_requests_in_flight_and_idle_upstreams_leave(up, limits, workers, files, connections):
+    g = Gateway(up, {"limits": limits}, workers=workers, prefix=["prlimit", f"--nofile={files}:{files}"]).start()
     try:
-        assert f"1024 allow {connections} " in g.log()
+        wait_for_log(g, f"{files} allow {connections} ")
     finally:
         g.kill()
 
 
-def test_R1_every_client_is_served_where_most_of_the_open_files_are_theirs(up):
-    """700 clients at 1,024 open files: in turn, and all at once, when 100 are served at a time and the others told to come again."""
-    api = {"name": "default", "upstreams": [up.url], "idle_per_target": 8}
-    g = Gateway(up, {"limits": {"connections": 700, "requests_in_flight": 100}, "api": [api]}, prefix=["prlimit", "--nofile=1024:1024"]).start()
+@pytest.mark.parametrize("workers", [1, 2, 8])
+@pytest.mark.parametrize("slow", [False, True])
+def test_R1_every_client_is_served_where_most_of_the_open_files_are_theirs(up, workers, slow):
+    """As many clients as 1,024 open files allow: all at once, when 96 are served at a time, by pipe where their answers are long and
+    they read none of it, and the rest are told to come again; then in turn."""
+    in_flight = 96
+    api = {"name": "default", "upstreams": [up.url], "idle_per_target": 4}
+    g = Gateway(up, {"limits": {"requests_in_flight": in_flight}, "api": [api]}, workers=workers, prefix=["prlimit", "--nofile=1024:1024"]).start()
     try:
         key, path, go = g.create_key()["key"], "/" + unique(), threading.Event()
-        up.on(path, lambda x: (go.wait(bound(30)), x.answer(200, [], b"done")))
-        assert "is lowered" not in g.log()
+        body = b"x" * 6_000_000 if slow else b"done"
+        up.on(path, lambda x: (slow or go.wait(bound(60)), x.answer(200, [], body)))
+        wait_for_log(g, "1024 allow ")
+        most = int(re.search(r"1024 allow (\d+) ", g.log())[1])
+        assert most > 448  # what half of them were
         with contextlib.ExitStack() as open_clients:
-            clients = [open_clients.enter_context(g.client()) for _ in range(700)]
-            assert [c.get("/x", key).status for c in clients] == [200] * 700
-            for c in clients:
-                c.request("GET", path, key)
-            wait_until(lambda: g.metric("latchkey_requests_in_flight") <= 100 and len(up.seen(path)) >= 50, 20, "the first of them in flight")
+            clients = []
+
+            def ask(count):
+                """More clients, who all want the same; those that are too many are refused."""
+                more = [open_clients.enter_context(g.client(receive_buffer=4096 if slow else None)) for _ in range(count)]
+                clients.extend(more)
+                for c in more:
+                    c.request("GET", path, key)
+                wait_until(lambda: g.metric("latchkey_refused_total") == len(clients) - in_flight, 30, "the answers of those who are too many")
+                assert g.metric("latchkey_requests_in_flight") == in_flight
+
+            ask(300)
+            if slow:
+                wait_until(lambda: pipes_of(g) == 2 * min(64, 16 * workers), 10, "all pipes")
+            ask(most - 300)
+            assert g.metric("latchkey_connections_open") == most and g.descriptors < 1024
             go.set()
-            seen = [c.response().status for c in clients]
-            assert set(seen) == {200, 503} and seen.count(200) <= 100, {s: seen.count(s) for s in seen}
-            assert [c.get("/x", key).status for c in clients] == [200] * 700
-        assert "open files" not in g.log()
+            seen = [c.response(timeout=60).status for c in clients]
+            assert (seen.count(200), seen.count(503)) == (in_flight, most - in_flight), {s: seen.count(s) for s in seen}
+            assert [c.get("/x", key).status for c in clients] == [200] * most
+        assert "oo many open files" not in g.log()
+        assert g.stop() == 0 and not g.sanitizer_findings()
+    finally:
+        if g.alive:
+            g.kill()
+
+
+def test_R1_no_open_file_for_an_upstream_is_503_and_not_the_upstreams_fault(up):
+    g = Gateway(up, workers=1).start()
+    try:
+        key = g.create_key()["key"]
+        with g.client() as c:
+            served(c.get("/x", key))
+            up.close_connections()
+            wait_until(lambda: g.metric("latchkey_upstream_connections") == 0, 5, "the end of the pooled connection")
+            before = resource.prlimit(g.pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(g.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+            r = c.get("/x", key)
+            problem(r, 503, "overloaded")
+            assert int(r.fields.get("retry-after")) >= 1
+            resource.prlimit(g.pid, resource.RLIMIT_NOFILE, before)
+            served(c.get("/x", key))  # at once: nothing was held against the server
+        wait_for_log(g, "cannot be reached: Too many open files", "is reached again")
         assert g.stop() == 0 and not g.sanitizer_findings()
     finally:
         if g.alive:
