@@ -76,7 +76,7 @@ struct limits {
     // runs.
     std::uint32_t connections_per_address = 1000;
     std::uint32_t requests_in_flight =
-        4096;  // `requests_in_flight` 0 (no limit) or more: beyond it 503 with Retry-After; shared evenly among the workers
+        4096;  // `requests_in_flight` 0 (no limit) or more: beyond it 503 with Retry-After; for all workers together
     // `memory` 4MiB (a worker) .. 1TiB: message buffers in all, shared evenly among the workers; never more. A request that waits
     // for its upstream takes three (of 72 KiB with the default head sizes; one is kept for its answer), so this is enough for all
     // requests_in_flight; one whose body is still to come takes a fourth. From 92 % of it connections are closed behind their

@@ -383,9 +383,10 @@ refusal session::take_body(exchange& x, head const& h) {
 refusal session::within_limits(exchange& x) {
     x.body_limit = x.api->body_bytes != 0 ? x.api->body_bytes : w_.shared().settings.limit.body_bytes;
     if (x.body_limit != 0 && x.body_seen + x.body_left > x.body_limit) return refusal::body_too_large;
-    if (w_.overloaded()) return refusal::overloaded;
+    if (w_.memory_short()) return refusal::overloaded;
     if (w_.shared().settings.usage.when_full == conf::ring_full::refuse && !w_.ring().has_room()) return refusal::usage_full;
-    return refusal::none;
+    x.placed = w_.places().enter();
+    return x.placed ? refusal::none : refusal::overloaded;
 }
 
 // The fields as the upstream will see them. The lines before them are written when their target is chosen; room is left for them,
@@ -443,10 +444,7 @@ task<refusal> session::refuse(exchange& x, refusal why) {
     error_code ec;
     first_send first(*this, x, p, true);
     // Who only waits to be refused takes no other's place.
-    if (x.in_flight && !x.up) {
-        x.in_flight = false;
-        w_.count().in_flight.subtract();
-    }
+    if (!x.up) land(x);
     if (x.out && co_await reactor::turn(w_.poller(), reactor::part::send, &first))
         first.waited();  // the spare space cannot be held across a wait
     if (bool const done = first.done(ec); !done && x.out)
@@ -492,7 +490,13 @@ void session::finish(exchange& x) noexcept {
         client_.tell_break();
         if (x.ends_by_close || client_.unsent() <= ours) client_.reset();
     }
-    if (x.in_flight) w_.count().in_flight.subtract();
+    land(x);
+}
+
+// It is not in flight any more, if it was.
+void session::land(exchange& x) noexcept {
+    if (std::exchange(x.in_flight, false)) w_.count().in_flight.subtract();
+    if (std::exchange(x.placed, false)) w_.places().leave();
 }
 
 // Whether the client's connection can take another request after this one.

@@ -73,6 +73,7 @@ struct exchange {
     bool client_gone = false;
     bool ended_by_fin = false;  // the upstream's last read ended with its end of stream, not with a reset
     bool in_flight = false;     // counted as such
+    bool placed = false;        // takes a place of limits.requests_in_flight
     refusal upload_failure = refusal::none;
     event upload_done;
     pieces unsent;  // of what was in hand when the request was sent; once the answer is read, of the body alone
@@ -173,6 +174,7 @@ class alignas(cache_line_bytes) session : public sweep_list::member {
     task<refusal> ask_upstream(exchange&);
     task<refusal> refuse(exchange&, refusal);
     void finish(exchange&) noexcept;
+    void land(exchange&) noexcept;
     bool may_keep(exchange const&) const noexcept;
     bool more_waits(exchange const&) const noexcept;
     task<bool> linger();

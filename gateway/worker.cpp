@@ -63,7 +63,7 @@ rlim_t upstream_connections_max(conf::settings const& s, unsigned workers) {
     std::set<upstream_server> servers;  // those that apis share count once
     for (auto const& a : s.apis)
         for (auto const& t : a.upstreams) servers.insert(server_of(a, t));
-    rlim_t out = rlim_t{s.limit.requests_in_flight} + workers;  // each worker's part is rounded up
+    rlim_t out = s.limit.requests_in_flight;
     for (auto const& each : servers)
         out += workers * (each.connections_max == 0 ? each.idle_max : std::min(each.idle_max, each.connections_max));
     return out;
@@ -157,6 +157,7 @@ common::common(conf::settings s, unsigned worker_count)
       router(settings.apis),
       tls(certificates_of(settings)),
       connections(settings.limit.connections, settings.limit.connections_per_address),
+      requests(settings.limit.requests_in_flight, worker_count),
       small_buffer_bytes(small_buffer_for(settings.limit)),
       workers(worker_count) {
     // conf::check() has said it with its place, where the settings came through it.
@@ -231,7 +232,7 @@ worker::worker(common& shared, usage::ring& ring, unsigned index)
       response_head_(std::make_unique<head>()),
       upstreams_(reactor_, shared.settings.apis),
       sweep_timer_(io_),
-      in_flight_max_((std::uint64_t{shared.settings.limit.requests_in_flight} + shared.workers - 1) / shared.workers),
+      places_(shared.requests),
       memory_tight_(shared.buffer_bytes_per_worker() / 100 * 92),
       memory_short_(shared.buffer_bytes_per_worker() / 100 * 95),
       memory_full_(shared.buffer_bytes_per_worker() / 100 * 98) {

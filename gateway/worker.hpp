@@ -22,6 +22,7 @@
 #include "gateway/head.hpp"
 #include "gateway/net.hpp"
 #include "gateway/pipe_pool.hpp"
+#include "gateway/request_limit.hpp"
 #include "gateway/router.hpp"
 #include "gateway/session.hpp"
 #include "gateway/sweep_list.hpp"
@@ -48,6 +49,7 @@ struct common {
     gateway::router router;
     std::unique_ptr<tls_context> tls;  // null where nobody listens for TLS
     connection_limit connections;
+    request_limit requests;
     std::size_t small_buffer_bytes;
     unsigned workers;
 
@@ -116,9 +118,7 @@ class worker {
     bool draining() const noexcept { return draining_; }
     bool patient() const noexcept { return patient_until_ns_ != 0; }  // drains, and idle connections may send a request yet
     bool closing() const noexcept { return closing_; }
-    bool overloaded() const noexcept {
-        return memory_short() || (in_flight_max_ != 0 && counts_.in_flight.get() > in_flight_max_);
-    }
+    request_limit::part& places() noexcept { return places_; }  // of limits.requests_in_flight
     // How much of this worker's share of limits.memory is lent (fault R2): from 92 % on connections are not kept, from 95 % on
     // requests are refused, from 98 % on nobody is accepted. Where one head more would bring it to 95 %, slow ones are hurried:
     // else as many as are just too few could stay, and every newcomer be refused.
@@ -200,7 +200,7 @@ class worker {
     sweep_list sessions_;
     asio::steady_timer sweep_timer_;
     std::thread thread_;
-    std::uint64_t in_flight_max_;
+    request_limit::part places_;
     std::size_t memory_tight_;
     std::size_t memory_short_;
     std::size_t memory_full_;

@@ -1,10 +1,11 @@
 """What one request may weigh: head, target, fields, body, requests a connection (RFC 6585 5, RFC 9110 15.5)."""
+import contextlib
 import threading
 
 import pytest
 
 from conftest import fixture_of
-from harness import Broken, bound, chunked, problem, request_bytes, served, unique
+from harness import Broken, Gateway, bound, chunked, problem, request_bytes, served, unique, wait_until
 
 small = fixture_of({"limits": {"head_bytes": "4KiB", "target_bytes": "512B", "fields": 20, "body_bytes": "1000B", "requests_per_connection": 5}})
 one_at_a_time = fixture_of({"limits": {"requests_in_flight": 1}}, workers=1)
@@ -96,6 +97,31 @@ def test_the_connection_ends_after_its_number_of_requests(small, its_key):
             r = c.get("/x", its_key)
             assert ("close" in r.fields.get("connection", "").lower()) == (n == 4)
         assert c.end() == "fin"
+
+
+def test_requests_in_flight_are_counted_over_all_workers(up):
+    """Four are four, wherever their connections have come to."""
+    g = Gateway(up, {"limits": {"requests_in_flight": 4}}, workers=4).start()
+    try:
+        key = g.create_key()["key"]
+        for _ in range(8):
+            path, go = "/" + unique(), threading.Event()
+            up.on(path, lambda x, go=go: (go.wait(bound(20)), x.answer(200, [], b"done")))
+            with contextlib.ExitStack() as stack:
+                clients = [stack.enter_context(g.client()) for _ in range(4)]
+                for c in clients:
+                    c.request("GET", path, key)
+                up.wait(lambda path=path: len(up.seen(path)) == 4)
+                for c in [stack.enter_context(g.client()) for _ in range(8)]:
+                    problem(c.get("/x", key), 503, "overloaded")
+                    problem(c.get("/x", "no key of ours"), 401)  # who is refused takes no place
+                go.set()
+                assert [c.response().body for c in clients] == [b"done"] * 4
+            wait_until(lambda: g.metric("latchkey_requests_in_flight") == 0, 5, "the end of all")
+        assert g.stop() == 0 and not g.sanitizer_findings()
+    finally:
+        if g.alive:
+            g.kill()
 
 
 def test_more_requests_in_flight_than_allowed_are_503_with_retry_after(one_at_a_time, upstream):

@@ -220,8 +220,8 @@ def wait_for_log(gateway, *texts):
     ({"requests_in_flight": 0}, 16, 1024, (1024 - 96 - 16 * 17) // 2),
     ({"requests_in_flight": 0}, 16, 20000, (20000 - 96 - 16 * 17) // 2),
     ({"requests_in_flight": 0}, 64, 1024, 1024 // 4 // 2),
-    ({"requests_in_flight": 100}, 1, 1024, 1024 - 96 - 41 - (100 + 1) - 128),
-    ({"requests_in_flight": 100}, 2, 1024, 1024 - 96 - 2 * 41 - (100 + 2) - 2 * 128),
+    ({"requests_in_flight": 100}, 1, 1024, 1024 - 96 - 41 - 100 - 128),
+    ({"requests_in_flight": 100}, 2, 1024, 1024 - 96 - 2 * 41 - 100 - 2 * 128),
     ({"requests_in_flight": 4294967295}, 2, 1024, (1024 - 96 - 2 * 41) // 2),
 ])
 def test_R1_clients_get_the_open_files_that_the_gateway_requests_in_flight_and_idle_upstreams_leave(up, limits, workers, files, connections):
