@@ -267,6 +267,9 @@ std::vector<portal::figure> figures_of(gateway::counters const& c) {
     for (std::size_t i = 0; i < std::size(c.status_class); ++i)
         out.push_back({"responses_total", "Responses by status class; none: nothing was sent",
                        i == 0 ? "class=\"none\"" : fmt::format("class=\"{}xx\"", i), true, n(c.status_class[i])});
+    for (std::size_t i = 1; i < c.problems.size(); ++i)  // 0 is none
+        out.push_back({"problems_total", "Answers of the gateway's own, by their code",
+                       fmt::format("code=\"{}\"", text_of(static_cast<gateway::refusal>(i)).code), true, n(c.problems[i])});
     return out;
 }
 

@@ -408,6 +408,7 @@ counters server::counters() const {
         out.request_bytes += c.request_bytes.get();
         out.response_bytes += c.response_bytes.get();
         for (std::size_t i = 0; i < c.status_class.size(); ++i) out.status_class[i] += c.status_class[i].get();
+        for (std::size_t i = 0; i < c.problems.size(); ++i) out.problems[i] += c.problems[i].get();
     }
     return out;
 }

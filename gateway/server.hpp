@@ -8,6 +8,7 @@
 // Threads: construct, bind, start, drain from one thread; hand_over() from another one before drain(); publish(), counters(),
 // hurry() and end_now() from any thread but a worker's.
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -16,6 +17,7 @@
 
 #include "base/error.hpp"
 #include "conf/settings.hpp"
+#include "gateway/refusal.hpp"
 #include "keystore/key_table.hpp"
 #include "usage/recorder.hpp"
 
@@ -45,6 +47,8 @@ struct counters {
     std::uint64_t request_bytes = 0;
     std::uint64_t response_bytes = 0;
     std::uint64_t status_class[6] = {};  // [2] counts 2xx, ...; [0]: nothing was sent
+    // Answers of the gateway's own, by their reason: refused requests, and those that an upstream failed.
+    std::array<std::uint64_t, static_cast<std::size_t>(refusal::count_)> problems{};
 };
 
 // A listen address and the sockets that stand for it.

@@ -427,6 +427,7 @@ bool session::promise_room(exchange& x) noexcept {
 
 task<refusal> session::refuse(exchange& x, refusal why) {
     auto const& text = text_of(why);
+    w_.count().problems[static_cast<std::size_t>(why)].add();
     last_ns_ = std::max(last_ns_, w_.poller().now());  // (that of the step may be behind a pipelined request's beginning)
     x.end = outcome_of(why);
     x.status = text.status;

@@ -22,6 +22,7 @@
 #include "gateway/head.hpp"
 #include "gateway/net.hpp"
 #include "gateway/pipe_pool.hpp"
+#include "gateway/refusal.hpp"
 #include "gateway/request_limit.hpp"
 #include "gateway/router.hpp"
 #include "gateway/session.hpp"
@@ -38,6 +39,7 @@ struct tallies {
     tally accepted, shed, requests, in_flight, forwarded, refused, upstream_failures, upstream_retries, client_aborts,
         request_bytes, response_bytes, upstream_connections, buffer_bytes, tls_handshakes, tls_resumed, tls_handshakes_failed;
     std::array<tally, 6> status_class;
+    std::array<tally, static_cast<std::size_t>(refusal::count_)> problems;
 };
 
 // What all workers share: read-only but for the connection counts.

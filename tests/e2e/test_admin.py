@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from harness import PROGRAM, Gateway, bound, served, toml, unique, wait_until
+from harness import PROGRAM, Gateway, bound, problem, served, toml, unique, wait_until
 
 
 def test_live_and_ready(gateway):
@@ -27,6 +27,27 @@ def test_metrics_are_prometheus_text_with_one_prefix(gateway, client, key):
     assert names and len(lines) >= len(names)
     assert all(n.startswith(("latchkey_", "process_")) for n in names), names
     assert key not in r.body.decode()
+
+
+def test_metrics_tell_how_many_got_which_problem(up):
+    g = Gateway(up).start()
+    try:
+        key = g.create_key()["key"]
+        codes = lambda: dict(re.findall(r'^latchkey_problems_total\{code="(\w+)"\} (\d+)$', g.admin("/metrics").body.decode(), re.M))  # noqa: E731
+        assert len(codes()) > 25 and set(codes().values()) == {"0"}
+        up.on("/reset", lambda x: x.reset())
+        with g.client() as c:
+            served(c.get("/x", key))
+            problem(c.get("/x"), 401, "key_missing")
+            for _ in range(2):
+                problem(c.get("/x", "no key of ours"), 401, "key_invalid")
+            problem(c.get("/reset", key, body=b"x"), 502, "upstream_reset")
+            problem(c.get("/../x", key), 400, "invalid_target")
+        assert {k: v for k, v in codes().items() if v != "0"} == {"key_missing": "1", "key_invalid": "2", "upstream_reset": "1", "invalid_target": "1"}
+        assert g.stop() == 0
+    finally:
+        if g.alive:
+            g.kill()
 
 
 def test_the_data_directory_is_private(gateway):
