@@ -24,11 +24,12 @@ struct io_result {
 
 inline bool would_block(error_code const& ec) noexcept { return ec == asio::error::would_block; }
 
-// What this machine lacks for a connection: open files, memory or ports. It says nothing of the peer.
+// What this machine lacks for a connection: open files or memory. It says nothing of the peer. (That there is no port left looks
+// like there being no way to an address, so it is not told.)
 inline bool is_shortage(error_code const& ec) noexcept {
     if (ec.category() != boost::system::system_category()) return false;
     auto const e = ec.value();
-    return e == EMFILE || e == ENFILE || e == ENOBUFS || e == ENOMEM || e == EADDRNOTAVAIL;
+    return e == EMFILE || e == ENFILE || e == ENOBUFS || e == ENOMEM;
 }
 
 }  // namespace latchkey::gateway

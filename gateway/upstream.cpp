@@ -194,8 +194,9 @@ void upstream_pool::bury(upstream_connection* c) noexcept {
 
 void upstream_pool::failed(std::int64_t now_ns, error_code const& why) noexcept {
     constexpr std::int64_t silence_ns = 60 * second_ns;
-    if (complained_ns_ == 0 || now_ns - complained_ns_ >= silence_ns) {
-        complained_ns_ = now_ns;
+    std::int64_t& complained_ns = is_shortage(why) ? complained_shortage_ns_ : complained_ns_;
+    if (complained_ns == 0 || now_ns - complained_ns >= silence_ns) {
+        complained_ns = now_ns;
         bool const system = why.category() == boost::system::system_category();
         log::warn("upstream", "{} cannot be reached: {}", authority_,
                   system ? std::strerror(why.value()) : "its name is not known");

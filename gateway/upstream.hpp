@@ -138,7 +138,7 @@ class alignas(cache_line_bytes) upstream_pool {
     bool usable(std::int64_t now_ns) const noexcept { return now_ns >= down_until_ns_; }
     std::int64_t down_until() const noexcept { return down_until_ns_; }
     // The first failure is logged, then one a minute, and the first success after it. Where only this machine was short of
-    // something (is_shortage), the server is not passed over.
+    // something (is_shortage), the server is not passed over, and one a minute is all that is logged.
     void failed(std::int64_t now_ns, error_code const& why) noexcept;
     void succeeded() noexcept;
 
@@ -179,8 +179,9 @@ class alignas(cache_line_bytes) upstream_pool {
 
     unsigned failures_ = 0;
     std::int64_t complained_ns_ = 0;  // 0: not since the last success
-    look_back look_back_{*this};      // after each look, as long as somebody waits
-    std::uint64_t looks_ = 0;         // the loop's, by then
+    std::int64_t complained_shortage_ns_ = 0;
+    look_back look_back_{*this};  // after each look, as long as somebody waits
+    std::uint64_t looks_ = 0;     // the loop's, by then
     reactor& reactor_;
     upstream_server server_;
     std::vector<tcp_endpoint> addresses_;

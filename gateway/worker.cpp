@@ -69,9 +69,9 @@ rlim_t upstream_connections_max(conf::settings const& s, unsigned workers) {
     return out;
 }
 
-// The gateway's own: those of the process with the connections of its admin listener, and of its workers.
+// The gateway's own: those of the process with the connections of its admin listeners, 64 each, and of its workers.
 rlim_t own_files(conf::settings const& s, unsigned workers) {
-    constexpr rlim_t process = 96;
+    constexpr rlim_t process = 32 + 2 * 64;
     rlim_t const worker = 8 + s.listen.size() + s.tls.listen.size() + 2 * pipes_for(workers);
     return process + workers * worker;
 }

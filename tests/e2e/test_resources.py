@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from harness import Broken, Gateway, bound, pipes_of, problem, served, unique, wait_until
+from harness import Broken, Gateway, Upstream, bound, pipes_of, problem, served, unique, wait_until
 
 
 @pytest.fixture
@@ -215,14 +215,14 @@ def wait_for_log(gateway, *texts):
 
 
 @pytest.mark.parametrize("limits, workers, files, connections", [
-    ({}, 1, 1024, (1024 - 96 - 41) // 2 + 1),  # 4096 in flight would leave nothing: half are for clients
-    ({"requests_in_flight": 0}, 1, 1024, (1024 - 96 - 41) // 2 + 1),
-    ({"requests_in_flight": 0}, 16, 1024, (1024 - 96 - 16 * 17) // 2),
-    ({"requests_in_flight": 0}, 16, 20000, (20000 - 96 - 16 * 17) // 2),
+    ({}, 1, 1024, (1024 - 160 - 41) // 2 + 1),  # 4096 in flight would leave nothing: half are for clients
+    ({"requests_in_flight": 0}, 1, 1024, (1024 - 160 - 41) // 2 + 1),
+    ({"requests_in_flight": 0}, 16, 1024, (1024 - 160 - 16 * 17) // 2),
+    ({"requests_in_flight": 0}, 16, 20000, (20000 - 160 - 16 * 17) // 2),
     ({"requests_in_flight": 0}, 64, 1024, 1024 // 4 // 2),
-    ({"requests_in_flight": 100}, 1, 1024, 1024 - 96 - 41 - 100 - 128),
-    ({"requests_in_flight": 100}, 2, 1024, 1024 - 96 - 2 * 41 - 100 - 2 * 128),
-    ({"requests_in_flight": 4294967295}, 2, 1024, (1024 - 96 - 2 * 41) // 2),
+    ({"requests_in_flight": 100}, 1, 1024, 1024 - 160 - 41 - 100 - 128),
+    ({"requests_in_flight": 100}, 2, 1024, 1024 - 160 - 2 * 41 - 100 - 2 * 128),
+    ({"requests_in_flight": 4294967295}, 2, 1024, (1024 - 160 - 2 * 41) // 2),
 ])
 def test_R1_clients_get_the_open_files_that_the_gateway_requests_in_flight_and_idle_upstreams_leave(up, limits, workers, files, connections):
     g = Gateway(up, {"limits": limits}, workers=workers, prefix=["prlimit", f"--nofile={files}:{files}"]).start()
@@ -261,7 +261,7 @@ def test_R1_every_client_is_served_where_most_of_the_open_files_are_theirs(up, w
 
             ask(300)
             if slow:
-                wait_until(lambda: pipes_of(g) == 2 * min(64, 16 * workers), 10, "all pipes")
+                wait_until(lambda: pipes_of(g) >= (32 if workers == 1 else 2), 10, "pipes")  # which workers serve them is chance
             ask(most - 300)
             assert g.metric("latchkey_connections_open") == most and g.descriptors < 1024
             go.set()
@@ -276,22 +276,30 @@ def test_R1_every_client_is_served_where_most_of_the_open_files_are_theirs(up, w
 
 
 def test_R1_no_open_file_for_an_upstream_is_503_and_not_the_upstreams_fault(up):
-    g = Gateway(up, workers=1).start()
+    other = Upstream()
+    g = Gateway(settings={"api": [{"name": "two", "upstreams": [up.url, other.url]}]}, workers=1).start()
     try:
         key = g.create_key()["key"]
         with g.client() as c:
             served(c.get("/x", key))
-            up.close_connections()
-            wait_until(lambda: g.metric("latchkey_upstream_connections") == 0, 5, "the end of the pooled connection")
             before = resource.prlimit(g.pid, resource.RLIMIT_NOFILE)
-            resource.prlimit(g.pid, resource.RLIMIT_NOFILE, (3, before[1]))
-            r = c.get("/x", key)
-            problem(r, 503, "overloaded")
-            assert int(r.fields.get("retry-after")) >= 1
-            resource.prlimit(g.pid, resource.RLIMIT_NOFILE, before)
-            served(c.get("/x", key))  # at once: nothing was held against the server
-        wait_for_log(g, "cannot be reached: Too many open files", "is reached again")
+            for _ in range(3):
+                up.close_connections()
+                other.close_connections()
+                wait_until(lambda: g.metric("latchkey_upstream_connections") == 0, 5, "the end of the pooled connections")
+                resource.prlimit(g.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+                r = c.get("/x", key)
+                problem(r, 503, "overloaded")
+                assert int(r.fields.get("retry-after")) >= 1
+                resource.prlimit(g.pid, resource.RLIMIT_NOFILE, before)
+                path = "/" + unique()
+                for _ in range(4):
+                    served(c.get(path, key))
+                assert len(up.seen(path)) == len(other.seen(path)) == 2, "something was held against one of them"
+        wait_for_log(g, "cannot be reached: Too many open files")
         assert g.stop() == 0 and not g.sanitizer_findings()
+        assert g.log().count("cannot be reached") == 2 and "is reached again" not in g.log()  # once a minute and server
     finally:
         if g.alive:
             g.kill()
+        other.stop()
