@@ -79,9 +79,9 @@ struct limits {
         4096;  // `requests_in_flight` 0 (no limit) or more: beyond it 503 with Retry-After; for all workers together
     // `memory` 4MiB (a worker) .. 1TiB: message buffers in all, shared evenly among the workers; never more. A request that waits
     // for its upstream takes three (of 72 KiB with the default head sizes; one is kept for its answer), so this is enough for all
-    // requests_in_flight; one whose body is still to come takes a fourth. From 92 % of it connections are closed behind their
-    // response, from 95 % requests get 503, from 98 % clients wait to be accepted. Where nothing is said, settle() makes it 4 MiB
-    // a worker if that is more.
+    // requests_in_flight where they are spread evenly; one whose body is still to come takes a fourth. From 92 % of it
+    // connections are closed behind their response, from 95 % requests get 503, from 98 % clients wait to be accepted. Where
+    // nothing is said, settle() makes it 4 MiB a worker if that is more.
     std::uint64_t memory = 960ULL << 20;
     bool memory_said = false;                       // the file has `memory`
     std::uint64_t requests_per_connection = 0;      // `requests_per_connection` 0 (no limit): then Connection: close
