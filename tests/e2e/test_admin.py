@@ -10,6 +10,7 @@ import subprocess
 
 import pytest
 
+from conftest import run
 from harness import PROGRAM, Gateway, bound, problem, served, toml, unique, wait_until
 
 
@@ -30,8 +31,7 @@ def test_metrics_are_prometheus_text_with_one_prefix(gateway, client, key):
 
 
 def test_metrics_tell_how_many_got_which_problem(up):
-    g = Gateway(up).start()
-    try:
+    for g in run(Gateway(up)):
         key = g.create_key()["key"]
         codes = lambda: dict(re.findall(r'^latchkey_problems_total\{code="(\w+)"\} (\d+)$', g.admin("/metrics").body.decode(), re.M))  # noqa: E731
         assert len(codes()) > 25 and set(codes().values()) == {"0"}
@@ -44,10 +44,6 @@ def test_metrics_tell_how_many_got_which_problem(up):
             problem(c.get("/reset", key, body=b"x"), 502, "upstream_reset")
             problem(c.get("/../x", key), 400, "invalid_target")
         assert {k: v for k, v in codes().items() if v != "0"} == {"key_missing": "1", "key_invalid": "2", "upstream_reset": "1", "invalid_target": "1"}
-        assert g.stop() == 0
-    finally:
-        if g.alive:
-            g.kill()
 
 
 def test_the_data_directory_is_private(gateway):

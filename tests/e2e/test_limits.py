@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from conftest import fixture_of
+from conftest import fixture_of, run
 from harness import Broken, Gateway, bound, chunked, problem, request_bytes, served, unique, wait_until
 
 small = fixture_of({"limits": {"head_bytes": "4KiB", "target_bytes": "512B", "fields": 20, "body_bytes": "1000B", "requests_per_connection": 5}})
@@ -101,8 +101,7 @@ def test_the_connection_ends_after_its_number_of_requests(small, its_key):
 
 def test_requests_in_flight_are_counted_over_all_workers(up):
     """Four are four, wherever their connections have come to."""
-    g = Gateway(up, {"limits": {"requests_in_flight": 4}}, workers=4).start()
-    try:
+    for g in run(Gateway(up, {"limits": {"requests_in_flight": 4}}, workers=4)):
         key = g.create_key()["key"]
         for _ in range(8):
             path, go = "/" + unique(), threading.Event()
@@ -118,10 +117,6 @@ def test_requests_in_flight_are_counted_over_all_workers(up):
                 go.set()
                 assert [c.response().body for c in clients] == [b"done"] * 4
             wait_until(lambda: g.metric("latchkey_requests_in_flight") == 0, 5, "the end of all")
-        assert g.stop() == 0 and not g.sanitizer_findings()
-    finally:
-        if g.alive:
-            g.kill()
 
 
 def test_more_requests_in_flight_than_allowed_are_503_with_retry_after(one_at_a_time, upstream):

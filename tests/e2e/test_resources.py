@@ -214,6 +214,13 @@ def wait_for_log(gateway, *texts):
     wait_until(lambda: all(t in gateway.log() for t in texts), 5, f"{texts} in the log")
 
 
+@pytest.fixture
+def other():
+    u = Upstream()
+    yield u
+    u.stop()
+
+
 @pytest.mark.parametrize("limits, workers, files, connections", [
     ({}, 1, 1024, (1024 - 160 - 41) // 2 + 1),  # 4096 in flight would leave nothing: half are for clients
     ({"requests_in_flight": 0}, 1, 1024, (1024 - 160 - 41) // 2 + 1),
@@ -224,82 +231,69 @@ def wait_for_log(gateway, *texts):
     ({"requests_in_flight": 100}, 2, 1024, 1024 - 160 - 2 * 41 - 100 - 2 * 128),
     ({"requests_in_flight": 4294967295}, 2, 1024, (1024 - 160 - 2 * 41) // 2),
 ])
-def test_R1_clients_get_the_open_files_that_the_gateway_requests_in_flight_and_idle_upstreams_leave(up, limits, workers, files, connections):
-    g = Gateway(up, {"limits": limits}, workers=workers, prefix=["prlimit", f"--nofile={files}:{files}"]).start()
-    try:
-        wait_for_log(g, f"{files} allow {connections} ")
-    finally:
-        g.kill()
+def test_R1_clients_get_the_open_files_that_the_gateway_requests_in_flight_and_idle_upstreams_leave(alone, limits, workers, files, connections):
+    g = alone({"limits": limits}, workers=workers, prefix=["prlimit", f"--nofile={files}:{files}"]).start()
+    wait_for_log(g, f"{files} allow {connections} ")
 
 
 @pytest.mark.parametrize("workers", [1, 2, 8])
 @pytest.mark.parametrize("slow", [False, True])
-def test_R1_every_client_is_served_where_most_of_the_open_files_are_theirs(up, workers, slow):
+def test_R1_every_client_is_served_where_most_of_the_open_files_are_theirs(alone, upstream, workers, slow):
     """As many clients as 1,024 open files allow: all at once, when 96 are served at a time, by pipe where their answers are long and
     they read none of it, and the rest are told to come again; then in turn."""
     in_flight = 96
-    api = {"name": "default", "upstreams": [up.url], "idle_per_target": 4}
-    g = Gateway(up, {"limits": {"requests_in_flight": in_flight}, "api": [api]}, workers=workers, prefix=["prlimit", "--nofile=1024:1024"]).start()
-    try:
-        key, path, go = g.create_key()["key"], "/" + unique(), threading.Event()
-        body = b"x" * 6_000_000 if slow else b"done"
-        up.on(path, lambda x: (slow or go.wait(bound(60)), x.answer(200, [], body)))
-        wait_for_log(g, "1024 allow ")
-        most = int(re.search(r"1024 allow (\d+) ", g.log())[1])
-        assert most > 448  # what half of them were
-        with contextlib.ExitStack() as open_clients:
-            clients = []
+    api = {"name": "default", "upstreams": [upstream.url], "idle_per_target": 4}
+    g = alone({"limits": {"requests_in_flight": in_flight}, "api": [api]}, workers=workers, prefix=["prlimit", "--nofile=1024:1024"]).start()
+    key, path, go = g.create_key()["key"], "/" + unique(), threading.Event()
+    body = b"x" * 6_000_000 if slow else b"done"
+    upstream.on(path, lambda x: (slow or go.wait(bound(60)), x.answer(200, [], body)))
+    wait_for_log(g, "1024 allow ")
+    most = int(re.search(r"1024 allow (\d+) ", g.log())[1])
+    assert most > 448  # what half of them were
+    with contextlib.ExitStack() as open_clients:
+        clients = []
 
-            def ask(count):
-                """More clients, who all want the same; those that are too many are refused."""
-                more = [open_clients.enter_context(g.client(receive_buffer=4096 if slow else None)) for _ in range(count)]
-                clients.extend(more)
-                for c in more:
-                    c.request("GET", path, key)
-                wait_until(lambda: g.metric("latchkey_refused_total") == len(clients) - in_flight, 30, "the answers of those who are too many")
-                assert g.metric("latchkey_requests_in_flight") == in_flight
+        def ask(count):
+            """More clients, who all want the same; those that are too many are refused."""
+            more = [open_clients.enter_context(g.client(receive_buffer=4096 if slow else None)) for _ in range(count)]
+            clients.extend(more)
+            for c in more:
+                c.request("GET", path, key)
+            wait_until(lambda: g.metric("latchkey_refused_total") == len(clients) - in_flight, 30, "the answers of those who are too many")
+            assert g.metric("latchkey_requests_in_flight") == in_flight
 
-            ask(300)
-            if slow:
-                wait_until(lambda: pipes_of(g) >= (32 if workers == 1 else 2), 10, "pipes")  # which workers serve them is chance
-            ask(most - 300)
-            assert g.metric("latchkey_connections_open") == most and g.descriptors < 1024
-            go.set()
-            seen = [c.response(timeout=60).status for c in clients]
-            assert (seen.count(200), seen.count(503)) == (in_flight, most - in_flight), {s: seen.count(s) for s in seen}
-            assert [c.get("/x", key).status for c in clients] == [200] * most
-        assert "oo many open files" not in g.log()
-        assert g.stop() == 0 and not g.sanitizer_findings()
-    finally:
-        if g.alive:
-            g.kill()
+        ask(300)
+        if slow:
+            wait_until(lambda: pipes_of(g) >= (32 if workers == 1 else 2), 10, "pipes")  # which workers serve them is chance
+        ask(most - 300)
+        assert g.metric("latchkey_connections_open") == most and g.descriptors < 1024
+        go.set()
+        seen = [c.response(timeout=60).status for c in clients]
+        assert (seen.count(200), seen.count(503)) == (in_flight, most - in_flight), {s: seen.count(s) for s in seen}
+        assert [c.get("/x", key).status for c in clients] == [200] * most
+    assert "oo many open files" not in g.log()
+    assert g.stop() == 0
 
 
-def test_R1_no_open_file_for_an_upstream_is_503_and_not_the_upstreams_fault(up):
-    other = Upstream()
-    g = Gateway(settings={"api": [{"name": "two", "upstreams": [up.url, other.url]}]}, workers=1).start()
-    try:
-        key = g.create_key()["key"]
-        with g.client() as c:
-            served(c.get("/x", key))
-            before = resource.prlimit(g.pid, resource.RLIMIT_NOFILE)
-            for _ in range(3):
-                up.close_connections()
-                other.close_connections()
-                wait_until(lambda: g.metric("latchkey_upstream_connections") == 0, 5, "the end of the pooled connections")
-                resource.prlimit(g.pid, resource.RLIMIT_NOFILE, (3, before[1]))
-                r = c.get("/x", key)
-                problem(r, 503, "overloaded")
-                assert int(r.fields.get("retry-after")) >= 1
-                resource.prlimit(g.pid, resource.RLIMIT_NOFILE, before)
-                path = "/" + unique()
-                for _ in range(4):
-                    served(c.get(path, key))
-                assert len(up.seen(path)) == len(other.seen(path)) == 2, "something was held against one of them"
-        wait_for_log(g, "cannot be reached: Too many open files")
-        assert g.stop() == 0 and not g.sanitizer_findings()
-        assert g.log().count("cannot be reached") == 2 and "is reached again" not in g.log()  # once a minute and server
-    finally:
-        if g.alive:
-            g.kill()
-        other.stop()
+def test_R1_no_open_file_for_an_upstream_is_503_and_not_the_upstreams_fault(alone, up, other):
+    g = alone({"api": [{"name": "two", "upstreams": [up.url, other.url]}]}, workers=1).start()
+    key = g.create_key()["key"]
+    with g.client() as c:
+        served(c.get("/x", key))
+        before = resource.prlimit(g.pid, resource.RLIMIT_NOFILE)
+        for _ in range(3):
+            up.close_connections()
+            other.close_connections()
+            wait_until(lambda: g.metric("latchkey_upstream_connections") == 0, 5, "the end of the pooled connections")
+            resource.prlimit(g.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+            r = c.get("/x", key)
+            problem(r, 503, "overloaded")
+            assert int(r.fields.get("retry-after")) >= 1
+            resource.prlimit(g.pid, resource.RLIMIT_NOFILE, before)
+            path = "/" + unique()
+            for _ in range(4):
+                served(c.get(path, key))
+            assert len(up.seen(path)) == len(other.seen(path)) == 2, "something was held against one of them"
+    wait_for_log(g, "cannot be reached: Too many open files")
+    assert g.stop() == 0
+    assert g.log().count("cannot be reached") == 2 and "is reached again" not in g.log()  # once a minute and server
