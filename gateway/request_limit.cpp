@@ -38,7 +38,7 @@ bool request_limit::part::more() noexcept {
 }
 
 void request_limit::part::less() noexcept {
-    std::uint64_t const kept = all_.batch_ == 1 ? 0 : all_.batch_;
+    std::uint64_t const kept = ready_max_ / 2;
     all_.give_back(held_ - used_ - kept);
     held_ = used_ + kept;
 }

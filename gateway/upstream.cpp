@@ -194,14 +194,15 @@ void upstream_pool::bury(upstream_connection* c) noexcept {
 
 void upstream_pool::failed(std::int64_t now_ns, error_code const& why) noexcept {
     constexpr std::int64_t silence_ns = 60 * second_ns;
-    std::int64_t& complained_ns = is_shortage(why) ? complained_shortage_ns_ : complained_ns_;
+    bool const shortage = is_shortage(why);
+    std::int64_t& complained_ns = shortage ? complained_shortage_ns_ : complained_ns_;
     if (complained_ns == 0 || now_ns - complained_ns >= silence_ns) {
         complained_ns = now_ns;
         bool const system = why.category() == boost::system::system_category();
         log::warn("upstream", "{} cannot be reached: {}", authority_,
                   system ? std::strerror(why.value()) : "its name is not known");
     }
-    if (is_shortage(why)) return;
+    if (shortage) return;
     failures_ = std::min(failures_ + 1, 6U);
     down_until_ns_ = now_ns + std::min<std::int64_t>(second_ns << (failures_ - 1), 30 * second_ns);
 }

@@ -42,7 +42,7 @@ struct tallies {
     std::array<tally, static_cast<std::size_t>(refusal::count_)> problems;
 };
 
-// What all workers share: read-only but for the connection counts.
+// What all workers share: read-only but for the counts of connections and of places for requests.
 struct common {
     common(conf::settings s, unsigned worker_count);
     bool trusts(ip_address const& peer) const noexcept;  // is it one of settings.trusted_proxies?
